@@ -198,3 +198,25 @@ def test_noise_that_is_taken_off_is_not_compared() -> None:
             noisy = clean[160:] + torch.randn(40, 12)
             F.mse_loss(noisy - model(noisy), clean[160:])
     assert "other_units" not in [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize(
+    ("count", "alarms"),
+    [
+        (lambda out, y: out.argmax(dim=1).eq(y).sum(), ["argmax_of_one"]),
+        (lambda out, y: out.sigmoid().argmax(-1).tolist(), ["argmax_of_one"]),
+        (lambda out, y: (out.softmax(dim=1).max(1)[1] == y).sum(), ["argmax_of_one"]),
+        (lambda out, y: (torch.max(out.data, 1).indices == y).sum(), ["argmax_of_one"]),
+        (lambda out, y: ((out[:, 0] > 0) == y.bool()).sum(), []),
+        (lambda out, y: (out.argmax(dim=0), out.argmax()), []),  # which sample has the largest
+        (lambda out, y: out.max(dim=1).values.mean(), []),  # of whatever number of scores
+        (lambda out, y: torch.cat([-out, out], dim=1).argmax(dim=1).eq(y).sum(), []),
+        (lambda out, y: torch.max(out, torch.zeros_like(out)), []),
+    ],
+)
+def test_a_class_is_chosen_among_several(count: Count, alarms: list[str]) -> None:
+    assert names(count, classes=2) == alarms
+
+
+def test_of_one_action_the_best_is_the_first() -> None:
+    assert names(lambda out, y: out[:, :1].argmax(dim=1)) == []

@@ -379,3 +379,65 @@ def with_loss(given: str) -> Callable[[Watch], None]:
 )
 def test_what_a_loss_learns_is_in_an_optimizer(given: str, alarms: list[str]) -> None:
     assert names(with_loss(given)) == alarms
+
+
+def network(*more: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 24), *more, nn.ReLU(), nn.Linear(24, 4))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "training", "alarms"),
+    [
+        (lambda: network(nn.Dropout(0.3)), True, ["teacher_in_training"]),
+        (lambda: network(nn.BatchNorm1d(24)), True, ["teacher_in_training"]),
+        (lambda: network(nn.Dropout(0.3), nn.BatchNorm1d(24)), False, []),
+        (network, True, []),
+        (lambda: network(nn.Dropout(0.0)), True, []),
+        (lambda: nn.Sequential(nn.Linear(12, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4)), True, []),  # a copy
+    ],
+)
+def test_a_teacher_that_does_not_learn_answers_in_evaluation_mode(
+    teacher: Callable[[], nn.Module], training: bool, alarms: list[str]
+) -> None:
+    assert names(lambda watch: teach(watch, teacher().train(training))) == alarms
+
+
+def teach(
+    watch: Watch, teacher: nn.Module, calls: int = 1, after_step: Callable[[nn.Module], object] = lambda teacher: None
+) -> None:
+    model, (x, _) = dense(), clouds(12 * 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    teacher.requires_grad_(False)
+    with watch(model, optimizer):
+        for rows in torch.randperm(len(x)).split(16):
+            goal = torch.stack([F.softmax(teacher(x[rows]), dim=1) for _ in range(calls)]).mean(dim=0)
+            optimizer.zero_grad()
+            F.kl_div(F.log_softmax(model(x[rows]), dim=1), goal, reduction="batchmean").backward()
+            optimizer.step()
+            after_step(teacher)
+
+
+def test_a_teacher_that_changes_may_be_in_training_mode() -> None:
+    def follow(teacher: nn.Module) -> None:
+        for weight in teacher.parameters():
+            weight.data.mul_(0.99)
+
+    assert names(lambda watch: teach(watch, network(nn.Dropout(0.3)), after_step=follow)) == []
+
+
+def test_an_ensemble_by_dropout_may_teach() -> None:
+    assert names(lambda watch: teach(watch, network(nn.Dropout(0.3)), calls=4)) == []
+
+
+def test_a_second_network_in_training_mode_that_makes_inputs_is_no_teacher() -> None:
+    def program(watch: Watch) -> None:
+        model, maker, (x, y) = dense(), network(nn.Dropout(0.3)).requires_grad_(False), clouds(12 * 16)
+        head = nn.Linear(4, 12).requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with watch(model, optimizer):
+            for rows in torch.randperm(len(x)).split(16):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows] + 0.1 * head(maker(x[rows]))), y[rows]).backward()
+                optimizer.step()
+
+    assert names(program) == []

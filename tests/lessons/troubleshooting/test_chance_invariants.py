@@ -260,6 +260,49 @@ def test_a_divergence_is_reduced_as_the_loss_beside_it(terms: Callable, alarms: 
     assert [name for name in found if name == "terms_reduced_apart"] == alarms
 
 
+def _code(kl: torch.Tensor) -> torch.Tensor:
+    return kl.sum(dim=1).mean()
+
+
+@pytest.mark.parametrize(
+    ("terms", "size", "alarms"),
+    [
+        (lambda out, x, kl: F.mse_loss(out, x) + _code(kl), 24, ["divergence_outweighs"]),
+        (lambda out, x, kl: F.mse_loss(out, x) + kl.sum() / len(x), 24, ["divergence_outweighs"]),
+        (lambda out, x, kl: F.mse_loss(out.sigmoid(), x) + _code(kl), 24, ["divergence_outweighs"]),
+        (lambda out, x, kl: F.mse_loss(out, x) + _code(kl) / 24, 24, []),
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") / len(x) + _code(kl), 24, []),
+        (lambda out, x, kl: F.mse_loss(10 * out, 10 * x) + _code(kl), 24, []),  # of numbers that are large
+        (lambda out, x, kl: F.mse_loss(out, x) + 0.1 * _code(kl), 24, []),
+        (lambda out, x, kl: F.mse_loss(out, x) + kl.mean(), 24, []),
+        (lambda out, x, kl: F.mse_loss(out, x) + _code(kl), 6, []),  # few numbers
+        (lambda out, x, kl: F.mse_loss(out, x.roll(1, 0)) + _code(kl), 24, []),  # no reconstruction
+    ],
+)
+def test_a_code_is_worth_its_divergence(terms: Callable, size: int, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    encode, decode = nn.Linear(size, 8), nn.Linear(4, size)
+    kinds = torch.rand(4, size, generator=torch.Generator().manual_seed(0))
+
+    class Coder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.decode = encode, decode
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            mean, free = self.encode(x).chunk(2, dim=1)
+            return self.decode(mean + torch.exp(0.5 * free) * torch.randn_like(mean)), mean, free
+
+    model = Coder()
+
+    def loss(_x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x = kinds[y] * torch.rand(len(y), 1)
+        out, mean, free = model(x)
+        return terms(out, x, -0.5 * (1 + free - mean.pow(2) - free.exp()))
+
+    assert [name for name in names(model, loss) if name == "divergence_outweighs"] == alarms
+
+
 def test_weights_that_are_random_have_a_divergence_of_their_own() -> None:
     """A Bayesian layer with as many units as there are samples in a batch: its divergence is no matter of the batch."""
     torch.manual_seed(0)

@@ -79,6 +79,24 @@ def test_a_series_may_go_on_elsewhere_and_is_prepared_alike(change: Callable, al
     assert names(dense(9, 1), F.mse_loss, windows[:128, :9], windows[:128, 9:], later[:, :9]) == alarms
 
 
+@pytest.mark.parametrize(
+    ("frozen", "norm", "alarms"),
+    [
+        (True, nn.BatchNorm1d(16), []),
+        (False, nn.BatchNorm1d(16), ["inputs_not_normalised"]),
+        (True, nn.BatchNorm1d(16).eval(), ["inputs_not_normalised"]),
+        (True, nn.Identity(), ["inputs_not_normalised"]),
+    ],
+)
+def test_what_a_frozen_layer_gets_may_have_any_size_where_it_is_normalized_next(
+    frozen: bool, norm: nn.Module, alarms: list[str]
+) -> None:
+    x, y = clouds(192)
+    model = nn.Sequential(nn.Linear(12, 16), norm, nn.ReLU(), nn.Linear(16, 4))
+    model[0].requires_grad_(not frozen)
+    assert [name for name in names(model, F.cross_entropy, 9 * x, y) if "inputs" in name] == alarms
+
+
 @pytest.mark.parametrize(("spreads", "alarms"), [((1, 8), []), ((8, 8), ["validation_differs"])])
 def test_anomalies_may_be_validated_on_beside_what_is_normal(spreads: tuple[int, int], alarms: list[str]) -> None:
     x, model = torch.randn(192, 12), dense(12, 12)

@@ -1,5 +1,6 @@
 """No kind of tensor, and no structure around it, ends a healthy run because a watcher is on."""
 
+import contextlib
 import dataclasses
 import gc
 import types
@@ -298,3 +299,50 @@ def test_an_average_and_a_loss_with_parameters_may_be_of_any_kind(kind):
             torch.exp(input=torch.randn(4, 8, requires_grad=True)).clone().sum().backward()
             torch.clone(input=X)
     probe.alarms()
+
+
+@pytest.mark.parametrize("kind", ["plain", "meta", "fake", "sparse", "nested", "float8", "batched"])
+def test_stored_samples_and_a_second_network_may_be_of_any_kind(kind):
+    model = nn.Sequential(nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    device = "meta" if kind == "meta" else "cpu"
+    teacher = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3, device=device))
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(6):
+            with FakeTensorMode() if kind == "fake" else contextlib.nullcontext():
+                stored = torch.ones(8, 4, device=device)
+                stored[:2].mul_(2)
+                stored[:2].add_(torch.randn(2, 4, device=device))
+                _ = (stored.split(2), torch.zeros(4, 1, device=device).argmax(1))
+                if kind != "fake":
+                    teacher(stored)
+            if kind == "sparse":
+                nn.functional.dropout(torch.ones(4, 4)).to_sparse().sum()
+            if kind == "nested":
+                nested = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)])
+                nn.functional.linear(nn.functional.dropout(nested), torch.ones(3, 4))
+                nested.unbind()[0].mul_(2)
+            if kind == "float8":
+                torch.ones(8, 4).to(torch.float8_e4m3fn)[:2].copy_(torch.ones(2, 4))
+            optimizer.zero_grad()
+            loss = model(X).square().mean()
+            if kind == "batched":
+                weight, out = model[0].weight, Halved.apply(model(X))
+                torch.autograd.grad(out, weight, torch.randn(3, *out.shape), is_grads_batched=True)
+            loss.backward()
+            optimizer.step()
+    probe.alarms()
+
+
+class Halved(torch.autograd.Function):
+    """Its backward pass writes in place into a part of a tensor."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        whole = gradient.clone()
+        whole[:1].mul_(0.5)
+        return nn.functional.linear(whole, torch.eye(whole.size(1)))

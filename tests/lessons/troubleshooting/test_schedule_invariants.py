@@ -55,6 +55,50 @@ def test_a_schedule_is_not_left_before_its_end(length: int, alarms: list[str]) -
     assert names(model, optimizer, lambda: schedules[-1].step(), begin) == alarms
 
 
+def _raise(
+    optimizer: torch.optim.Optimizer, groups: int, least: float = 1e-5, most: float = 0.05
+) -> Callable[[], None]:
+    """Return what raises the rates of so many groups, in ten steps."""
+    steps = iter(range(1, 100))
+
+    def after_step() -> None:
+        for group in optimizer.param_groups[:groups]:
+            group["lr"] = max(least, most * min(1.0, next(steps) / 10 / groups))
+
+    return after_step
+
+
+@pytest.mark.parametrize(
+    ("raised", "rates", "alarms"),
+    [
+        (1, (1e-5, 1e-5), ["group_left_behind"]),
+        (2, (1e-5, 1e-5), []),
+        (1, (1e-5, 0.05), []),  # only what was trained before warms up
+        (1, (0.05, 0.05), []),
+    ],
+)
+def test_groups_that_start_alike_are_raised_together(
+    raised: int, rates: tuple[float, float], alarms: list[str]
+) -> None:
+    model = dense()
+    first, last = list(model.parameters())[:2], list(model.parameters())[2:]
+    groups = [{"params": part, "lr": rate} for part, rate in zip((first, last), rates, strict=True)]
+    optimizer = torch.optim.Adam(groups)
+    assert names(model, optimizer, _raise(optimizer, raised)) == alarms
+
+
+def test_a_part_that_learns_from_the_middle_on_is_no_warm_up() -> None:
+    model = dense()
+    optimizer = torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=1e-3)
+    steps = iter(range(100))
+
+    def after_step() -> None:
+        if next(steps) == 8:
+            optimizer.param_groups[0]["lr"] = 0.02
+
+    assert names(model, optimizer, after_step) == []
+
+
 def test_each_phase_may_have_a_cycle_of_its_own() -> None:
     model = dense()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

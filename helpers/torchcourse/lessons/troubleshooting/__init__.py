@@ -35,6 +35,8 @@ Silent bugs
     chance_watch      what is drawn: noise, actions and their log-probabilities
     target_watch      where targets come from: noise that the model was not shown, labels that were interpolated
     answers_watch     what a loop compares the model's answers with when it counts the right ones
+    stored_watch      what a loop writes in place into its stored samples, and meets again
+    teacher_watch     networks that put out targets, and whether they are in training mode
     beside_watch      what stands beside the model: an average of its weights, a replica, an adversary
     makers            which operation made the numbers that a loss gets
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,

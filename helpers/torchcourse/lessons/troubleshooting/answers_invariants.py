@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.torch_calls import MEASURING
+from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
@@ -67,6 +67,18 @@ def borders(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def choices(run: WatchedRun) -> Iterator[Alarm]:
+    """Where a class is chosen, there are several to choose from."""
+    chosen, losses = run.record.answers.chosen_of_one, run.record.losses
+    logistic = [loss for loss in losses if loss.function in LOGISTIC and _of_output(loss)]
+    if len(logistic) >= 3 and len(logistic) >= len(losses) / 2 and chosen >= CUTS_AT_LEAST:
+        yield Alarm(
+            "argmax_of_one",
+            f"{chosen} times the class with the largest score was taken of outputs of shape [N, 1]: with one score "
+            "that is always class 0. Cut the score: `outputs > 0` for logits, `outputs > 0.5` for probabilities.",
+        )
+
+
 def units(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs are compared with targets in the units that they have learned."""
     losses = [loss for loss in run.record.losses if loss.function in MEASURING and _of_output(loss)]
@@ -110,4 +122,10 @@ def _far(one: torch.Tensor, other: torch.Tensor, apart: float, times: float) -> 
     return low > 0 and (high > times * low or abs(one.mean() - other.mean()).item() > apart * high)
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [counted_once, numbered_alike, borders, units]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    counted_once,
+    numbered_alike,
+    borders,
+    choices,
+    units,
+]

@@ -32,6 +32,7 @@ _CUTS = {
     "less_equal",
 }
 _DIFFERENCES, _SIZES = {"sub", "__sub__", "subtract"}, {"abs", "square", "pow", "__pow__"}
+_CHOICES = {"argmax", "max"}
 _MEASURES = {"l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss"}
 COMPARED_AT_MOST = 100  # times
 
@@ -53,6 +54,9 @@ class Answers:
         """The numbers at which outputs without a graph were cut, and whether all outputs lay between 0 and 1."""
         self.measured: list[tuple[torch.Tensor, Pass]] = []
         """What outputs without a graph were compared with as numbers, and the last pass that they came from."""
+        self.chosen_of_one = 0
+        """How often the class with the largest of one score was chosen."""
+        self._first_of_one: weakref.ref[torch.Tensor] | None = None
         self._difference: tuple[weakref.ref[torch.Tensor], tuple[torch.Tensor, Pass]] | None = None
         self._passes, self._inside = passes, inside
 
@@ -68,12 +72,16 @@ class Answers:
                 self.measured.append(measured)
             elif measured is not None:
                 self._difference = weakref.ref(out), measured
+        elif args and name in _CHOICES:
+            self._on_choice(name, args, kwargs, out)
         elif args and name in _SIZES and self._difference is not None and self._difference[0]() is args[0]:
             self.measured.append(self._difference[1])
         loss = name == "cross_entropy" and not torch.is_grad_enabled()
         if not (loss or name in _EQUALITIES) or len(args) < 2 or self._inside():
             return
         one, other = args[:2]
+        chosen = None if self._first_of_one is None else self._first_of_one()
+        self.chosen_of_one += chosen is not None and (chosen is one or chosen is other)
         if not _readable(one) or not _readable(other):
             return
         if loss:
@@ -87,6 +95,25 @@ class Answers:
             if _answers(answers, output):
                 self._note(answers.cpu(), labels.cpu(), recorded)
                 return
+
+    def _on_choice(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        """Note a choice of the class with the largest of one score. What `max` chooses counts once it is compared."""
+        along = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if isinstance(along, int) and along in (1, -1) and self._is_one_score(args[0]):
+            if name == "argmax":
+                self.chosen_of_one += 1
+            else:
+                self._first_of_one = weakref.ref(out[1])
+
+    def _is_one_score(self, given: Any) -> bool:
+        """Whether these are outputs [N, 1] of the last passes, without a graph, or their sigmoid or softmax."""
+        if torch.is_grad_enabled() or self._inside() or not _readable(given) or given.shape[1:] != (1,):
+            return False
+        output, recorded = self._output(len(given))
+        if output is None or recorded or output.numel() != len(given) or not given.is_floating_point():
+            return False
+        scores, numbers = output.flatten().float(), given.detach().cpu().flatten().float()
+        return torch.equal(numbers, scores) or torch.allclose(numbers, scores.sigmoid()) or bool((numbers == 1).all())
 
     def _on_cut(self, scores: Any, border: Any) -> None:
         if isinstance(border, int | float) and len(self.cut) < COMPARED_AT_MOST and self._is_output(scores):

@@ -35,6 +35,18 @@ def put_back(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def teachers(run: WatchedRun) -> Iterator[Alarm]:
+    """A network that only teaches, and learns nothing itself, is in evaluation mode."""
+    found, own = run.record.teachers, {parameter.shape for parameter in run.model.parameters()}
+    still = not found.changed and not found.repeated and not found.shapes <= own  # no average, no copy, no ensemble
+    if len(found.taught) >= STEPS_AT_LEAST and still:
+        yield Alarm(
+            "teacher_in_training",
+            f"In {len(found.taught)} steps the target came out of a second network whose weights did not change, and "
+            f"which {next(iter(found.taught.values()))}, as in training. Call eval() on a teacher.",
+        )
+
+
 def parameters_of_losses(run: WatchedRun) -> Iterator[Alarm]:
     """A parameter of the loss is in an optimizer."""
     for shape, steps in run.record.beside.loose(run.record.owned):
@@ -92,6 +104,7 @@ def sums_of_ranks(run: WatchedRun) -> Iterator[Alarm]:
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     averages,
     put_back,
+    teachers,
     parameters_of_losses,
     adversaries,
     replicas,

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
+import torch
+
 from torchcourse.lessons.troubleshooting.chance_watch import Drawn, Pull, fingerprint
+from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC, MEASURING
+from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 STEPS_AT_LEAST = 5
+OF_A_SAMPLE, TWO_BITS = 16, 1.4  # numbers, and what a code of two bits costs
 SAMPLES_AT_LEAST = 8  # in a batch: a smaller number may be a weight
 
 
@@ -112,20 +117,62 @@ def terms(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def worth_a_code(run: WatchedRun) -> Iterator[Alarm]:
+    """A reconstruction can gain more by a code than the code's divergence costs."""
+    pulls, parts = run.record.chance.pulls, run.record.chance.parts
+    costly = {step for step in pulls if len(parts.get(step, ())) == 1 and _summed_beside_mean(pulls[step], parts[step])}
+    losses = [loss for loss in run.record.losses if _reconstructs(loss)]
+    found = [loss for loss in losses if loss.step in costly]
+    if len(found) < STEPS_AT_LEAST or len(costly) < len(pulls) or len(losses) < len(run.record.losses):
+        return
+    numbers, most = found[0].target[0].numel(), max(loss.value for loss in losses)
+    if numbers >= OF_A_SAMPLE and 0 < most < TWO_BITS:
+        yield Alarm(
+            "divergence_outweighs",
+            f"The divergence is summed over a sample's code, and the loss beside it is a mean over its {numbers} "
+            f"numbers, at most {most:.2g}: less than a code of two bits costs, so the code stays empty. "
+            " Sum the loss over each sample's numbers too, or weigh the divergence by 1 / their number.",
+        )
+
+
+def _summed_beside_mean(pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]) -> bool:
+    """Whether a divergence is a sum over each code, unweighed, and the one loss a mean over all numbers."""
+    reduction, _, samples = parts[0]
+    return reduction == "mean" and any(
+        _near(share, 1 / samples) and shape[1] > 1 for share, shape in _divergences(pulls, parts)
+    )
+
+
+def _reconstructs(loss: Loss) -> bool:
+    """Whether the target of a loss is what the model got."""
+    inputs = None if loss.seen is None else loss.seen.inputs
+    if inputs is None or loss.function not in MEASURING | LOGISTIC or inputs.numel() != loss.target.numel():
+        return False
+    return torch.equal(inputs.flatten(), loss.target.flatten())
+
+
 def _reduced_apart(pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]) -> str:
     """Return how a divergence from the standard normal distribution is reduced, if otherwise than the one loss."""
-    reduction, weight, samples = parts[0]
-    others = [pull for curve in ("exp", "log") for pull, _ in pulls.get(curve, ())]
-    for pull, shape in pulls.get("square", ()):
-        whole = pull > 0 and any(abs(abs(other) - pull) <= 1e-5 * pull for other in others)
-        if not whole or len(shape) != 2 or shape[0] != samples or samples < SAMPLES_AT_LEAST or weight <= 0:
-            continue
-        share, latents = 2 * pull / weight, shape[1]
+    reduction, _, samples = parts[0]
+    for share, shape in _divergences(pulls, parts):
+        latents = shape[1]
         if reduction == "sum" and latents != samples and any(_near(share, 1 / n) for n in (samples, shape.numel())):
             return "the divergence was averaged over the batch, and the loss beside it summed"
         if reduction == "mean" and _near(share, 1.0):
             return "the divergence was summed over the batch, and the loss beside it averaged"
     return ""
+
+
+def _divergences(
+    pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]
+) -> Iterator[tuple[float, torch.Size]]:
+    """Yield how much each number of a divergence from the standard normal distribution counts, of a batch's codes."""
+    _, weight, samples = parts[0]
+    others = [pull for curve in ("exp", "log") for pull, _ in pulls.get(curve, ())]
+    for pull, shape in pulls.get("square", ()):
+        whole = pull > 0 and any(abs(abs(other) - pull) <= 1e-5 * pull for other in others)
+        if whole and len(shape) == 2 and shape[0] == samples >= SAMPLES_AT_LEAST and weight > 0:
+            yield 2 * pull / weight, shape
 
 
 def _pushed_away(found: dict[str, list[Pull]]) -> bool:
@@ -150,4 +197,5 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     shown_noise,
     divergences,
     terms,
+    worth_a_code,
 ]

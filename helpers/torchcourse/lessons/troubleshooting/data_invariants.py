@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from torchcourse.lessons.troubleshooting.model_calls import has_weights
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
@@ -28,7 +30,7 @@ SAME_SAMPLE = 0.5  # correlation of a sample with what augmentation has made of 
 def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     """What the first layer gets is about 0 with a spread of about 1; validation inputs look like those of training."""
     entries = [seen.entry for seen in run.record.trained if seen.entry is not None]
-    if entries:
+    if entries and not _norm_behind_frozen(run):
         mean = sum(entry[0] for entry in entries) / len(entries)
         spread = sum(entry[1] for entry in entries) / len(entries)
         if abs(mean) > max(MEAN_AT_MOST, 3 * spread) or not SPREAD_AT_LEAST < spread < SPREAD_AT_MOST:
@@ -55,6 +57,17 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
             f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
             f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
         )
+
+
+def _norm_behind_frozen(run: WatchedRun) -> bool:
+    """Whether the first layer with weights does not learn, and what it puts out is normalized by the batch."""
+    layers = [one for one in run.model.named_modules() if not any(True for _ in one[1].children())]
+    first = next((number for number, (_, layer) in enumerate(layers) if has_weights(layer)), len(layers))
+    for (_, layer), (name, behind) in pairwise(layers[first : first + 2]):
+        if isinstance(behind, _BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+            before = run.record.start_buffers.get(f"{name}.running_mean")
+            return behind.running_mean is None or before is None or not torch.equal(behind.running_mean, before)
+    return False
 
 
 def _unlike(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -57,9 +57,9 @@ class SanityProbe:
     are swapped; a divergence with its two sides swapped; a return that is made small as if it were a cost; a kept
     average of the weights that is evaluated and never updated, or leaves out the buffers; inputs that are mixed while
     their labels are not; a sample in the middle of a model (as in a VAE) that carries no gradient back; a schedule in
-    batches that is stepped once per epoch; images cut down to zeros and ones; different samples of one person on both
-    sides of a split; answers that are counted outside torch. Nor is what happens before the probe is entered, such as a
-    state of which nothing was loaded.
+    batches that is stepped once per epoch; a return that goes on past the end of an episode; images cut down to zeros
+    and ones; different samples of one person on both sides of a split; answers that are counted outside torch. Nor is
+    what happens before the probe is entered, such as a state of which nothing was loaded.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:

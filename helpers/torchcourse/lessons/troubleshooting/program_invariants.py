@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Weighte
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
+PILED_AT_LEAST = 3  # steps with samples that were changed in place before
 SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
 MEANT_TO_BE_SMALL = 1e-5  # a learning rate below it says itself that the weights are to move little
 COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
@@ -267,6 +268,13 @@ def kept_data(run: WatchedRun) -> Iterator[Alarm]:
                 "clone().",
             )
             return
+    piled = {seen.step for seen in run.record.trained if seen.answered} & run.record.stored.piled
+    if len(piled) >= PILED_AT_LEAST:
+        yield Alarm(
+            "dataset_changed",
+            f"In {len(piled)} steps the model got samples that were changed in place in the memory of the data, where "
+            "the changes of an earlier epoch still were: augmentation piles up. Work on a clone().",
+        )
 
 
 def _changes_what_it_keeps(dataset: Any) -> bool:

@@ -12,6 +12,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, l
 RATE_LEFT = 0.05  # of the highest learning rate
 LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
 AT_ZERO, WHOLE = 5, 0.5  # steps with a rate of 0 at the start, and the share of the highest rate that then comes
+RAISED, RAISED_IN = 10.0, 10  # times, and steps at least, of a rate that is raised by hand
 DROP = 5.0  # times, from one step to the next
 CUT_SHORT = 0.6  # of its length: a schedule that another one follows before is not at its end
 SMALL_RATE = 0.02  # a first rate up to it; factors that never come above it are rates
@@ -50,6 +51,27 @@ def warm_up(run: WatchedRun) -> Iterator[Alarm]:
             "rate_stands_at_0",
             f"In the first {first} steps the learning rate was 0, then at once {tops[first]:.2g}. Is a warm-up "
             "computed with //, which rounds down?",
+        )
+
+
+def all_groups(run: WatchedRun) -> Iterator[Alarm]:
+    """Where groups of parameters start at one rate, and it is raised by hand, it is raised for all of them."""
+    start, optimizer = set(run.record.start_rates), run.optimizer
+    rates = [step.rates for step in run.record.steps if step.optimizer is optimizer]
+    scheduled = any(one.optimizer is optimizer for one in run.around.schedulers.values())
+    if len(start) != 1 or len(rates) < RAISED_IN or len({len(one) for one in rates}) != 1 or scheduled:
+        return
+    first = start.pop()
+    found = [set(one) for one in zip(*rates, strict=True)]
+    still = [n for n, one in enumerate(found) if one == {first}]
+    raised = [n for n, one in enumerate(found) if len(one) >= 3 and max(one) >= RAISED * first > 0]
+    learning = [any(p.requires_grad for p in optimizer.param_groups[n]["params"]) for n in still]
+    if raised and any(learning) and len(raised) + len(still) == len(found):
+        yield Alarm(
+            "group_left_behind",
+            f"All {len(found)} parameter groups started at a learning rate of {first:.2g}. That of group {raised[0]} "
+            f"was raised up to {max(found[raised[0]]):.2g}, and group {still[0]} stayed where it was. Set the rate of "
+            "each group: `for group in optimizer.param_groups`.",
         )
 
 
@@ -190,6 +212,7 @@ def decay(run: WatchedRun) -> Iterator[Alarm]:
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     schedule,
     warm_up,
+    all_groups,
     planned_length,
     factors,
     one_schedule,

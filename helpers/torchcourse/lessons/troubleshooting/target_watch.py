@@ -84,6 +84,11 @@ class Origins:
             if any(other == shape for _, other in self._given):
                 self.unknown_noise.add(self._steps())
 
+    def is_drawn(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was made of random numbers alone."""
+        origin = self._origin(tensor)
+        return origin is not None and bool(origin.noise) and not origin.mixed
+
     def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
         if self._inside() or not torch.is_grad_enabled():

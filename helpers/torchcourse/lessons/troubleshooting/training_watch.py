@@ -35,8 +35,10 @@ from torchcourse.lessons.troubleshooting.model_calls import (
 )
 from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
+from torchcourse.lessons.troubleshooting.stored_watch import Stored
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.target_watch import Origins
+from torchcourse.lessons.troubleshooting.teacher_watch import Teachers
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming, why_unseen
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import (
@@ -108,11 +110,13 @@ class TrainingWatch:
         """The code of the functions that were running when a step was taken."""
         self.start: dict[str, torch.Tensor] = {}
         self.start_buffers: dict[str, torch.Tensor] = {}
+        self.start_rates: list[float] = []
         self.around = Surroundings(model, lambda: len(self.steps))
         told = (lambda: len(self.steps)), self._inside
         self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told, self.passes)
         self.origins, self.beside = Origins(*told), Beside(model, optimizer, told[0])
-        self.answers = Answers(self.passes, self._inside)
+        self.answers, self.teachers = Answers(self.passes, self._inside), Teachers(model, *told)
+        self.stored = Stored(*told, self.origins.is_drawn)
         self._model, self._optimizer = model, optimizer
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
         self._open = contextlib.ExitStack()
@@ -143,6 +147,7 @@ class TrainingWatch:
     def __enter__(self) -> "TrainingWatch":
         self.start = {name: p.detach().clone() for name, p in self._model.named_parameters() if has_numbers(p)}
         self.start_buffers = {name: b.detach().clone() for name, b in self._model.named_buffers() if has_numbers(b)}
+        self.start_rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         handles: list[Any] = [register_optimizer_step_pre_hook(self._before_step)]
         handles.append(register_optimizer_step_post_hook(self._after_step))
         compiled = hasattr(self._model, "_orig_mod")  # its parts run without their hooks
@@ -175,6 +180,7 @@ class TrainingWatch:
         if self._depth == 1:
             self._entered, self._entry = False, None
             self.origins.on_pass((args, kwargs))
+            self.stored.on_pass((args, kwargs))
             self._random = random_state(self._model)
         if not self._entered and has_weights(module):
             self._entered = True
@@ -232,6 +238,7 @@ class TrainingWatch:
     def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
         last = self.passes[-1] if self.passes else None
         self.origins.on_target(target)
+        self.teachers.on_target(target)
         self.chance.on_losses(out, len(scores) if scores.dim() else 0, how.get("reduction", "mean"))
         answers = has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
         for kept, seen in self._outputs:
@@ -259,8 +266,10 @@ class TrainingWatch:
         if not self._in_step and (isinstance(out, _RESULTS) or name == "__set__"):
             self.usage.on_call(name, args, kwargs, out)
             self.chance.on_call(name, args, out)
-            for part in (self.sequences, self.origins, self.beside, self.answers):
+            for part in (self.sequences, self.origins, self.beside, self.answers, self.stored, self.teachers):
                 part.on_call(name, args, kwargs, out)
+        elif not self._in_step and name == "__setitem__":
+            self.stored.on_call(name, args, kwargs, out)
         if name not in _SHRINKING or self._in_step:
             return
         first = args[0] if args else None
@@ -341,7 +350,7 @@ class TrainingWatch:
             self.beside.on_other_step(optimizer, bool(self._since.backwards))
             return
         self.around.on_step()
-        for part in (self.usage, self.chance, self.sequences, self.origins, self.beside):
+        for part in (self.usage, self.chance, self.sequences, self.origins, self.beside, self.stored, self.teachers):
             part.on_step()
         self._outputs.clear()
         since, self._since = self._since, _Since()
