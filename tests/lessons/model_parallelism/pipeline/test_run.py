@@ -247,3 +247,69 @@ def test_on_gpus_gradients_are_those_of_the_unsplit_model():
         pytest.skip("needs two GPUs")
     for generator in SCHEDULES.values():
         assert max(gradients for _, gradients, _ in run_ranks(compared, generator(2, 4), world_size=2)) < 1e-12
+
+
+def dense_layers(kind):
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh()]
+    if kind == "first frozen":
+        layers[0].requires_grad_(False)
+    if kind == "written into":
+        layers[1:] = [nn.Identity(), nn.ReLU(inplace=True), nn.Linear(4, 4)]
+    if kind == "detached":
+        layers[3] = Detached()
+    return nn.Sequential(*layers).double()
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+def per_sample(outputs, targets):
+    return (outputs - targets).square().mean(dim=1)
+
+
+def added_up(outputs, targets):
+    return per_sample(outputs, targets).sum()
+
+
+def of_pairs(outputs, targets):
+    return (outputs @ targets.T).log_softmax(dim=1).diag().neg().mean()
+
+
+def beside_one_process(kind, schedule, loss_fn):
+    """The largest difference of a gradient from that of one process."""
+    x, targets = torch.randn(2, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model, whole, rank = dense_layers(kind), dense_layers(kind), dist.get_rank()
+    stage = model[2 * rank : 2 * rank + 2]
+    pipeline = Pipeline(schedule, [stage], loss_fn, x[: 8 // schedule.micro_batches])
+    pipeline.step(x.clone(), targets)
+    loss_fn(whole(x), targets).mean().backward()
+    pairs = zip(stage.parameters(), whole[2 * rank : 2 * rank + 2].parameters(), strict=True)
+    return max(
+        (0.0 if ours.grad is right.grad else (ours.grad - right.grad).abs().max().item()) for ours, right in pairs
+    )
+
+
+@pytest.mark.parametrize("schedule", [gpipe(2, 4), one_f_one_b(2, 4), zero_bubble(2, 4)], ids=lambda each: each.name)
+@pytest.mark.parametrize("kind", ["first frozen", "written into"])
+def test_a_frozen_first_stage_and_layers_that_write_into_their_input(kind, schedule):
+    assert max(run_ranks(beside_one_process, kind, schedule, F.mse_loss, world_size=2)) < 1e-13
+
+
+def test_one_loss_per_sample_is_averaged():
+    assert max(run_ranks(beside_one_process, "plain", one_f_one_b(2, 4), per_sample, world_size=2)) < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss_fn", "sentence"),
+    [
+        ("plain", added_up, "adds up over the batch"),
+        ("plain", of_pairs, "is not the mean over its samples"),
+        ("detached", F.mse_loss, "What stage 1 puts out does not depend on its input"),
+    ],
+)
+def test_a_loss_that_micro_batches_would_change_is_refused(kind, loss_fn, sentence):
+    with pytest.raises(RankError, match=sentence):
+        run_ranks(beside_one_process, kind, one_f_one_b(2, 4), loss_fn, world_size=2)

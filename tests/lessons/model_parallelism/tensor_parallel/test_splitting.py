@@ -271,3 +271,16 @@ def test_on_gpus_a_split_model_has_the_gradients_of_the_dense_one():
         pytest.skip("needs two GPUs")
     for found in run_ranks(split_step, world_size=2):
         assert max(found[name] for name in ("loss", "gradients", "values", "loaded")) < EXACT
+
+
+def learning_after_a_split() -> tuple[list[str], list[str]]:
+    model = dense_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("dense" in name)
+    before = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return before, [name for name, parameter in split(model).named_parameters() if parameter.requires_grad]
+
+
+def test_what_is_frozen_stays_so():
+    for before, after in run_ranks(learning_after_a_split, world_size=2):
+        assert before == after

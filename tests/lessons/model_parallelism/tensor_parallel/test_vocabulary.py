@@ -1,12 +1,15 @@
 """The loss over a cut vocabulary, and its gradients, are those of the whole one."""
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.lessons.model_parallelism import tensor_parallel as tp
 from torchcourse.lessons.model_parallelism.tensor_parallel.vocabulary import cut_cross_entropy
-from torchcourse.ranks import run_ranks
+from torchcourse.ranks import RankError, run_ranks
 
 
 def differences() -> list[float]:
@@ -27,3 +30,34 @@ def test_loss_and_gradients_equal_those_of_the_whole_vocabulary():
     for world_size in (1, 3):
         for off in run_ranks(differences, world_size=world_size):
             assert max(off) < 1e-9
+
+
+def on_parts(scores: torch.Tensor, targets: torch.Tensor) -> float:
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return cut_cross_entropy(scores.chunk(ranks, dim=-1)[rank], targets).item()
+
+
+def test_targets_that_do_not_count_and_masked_words_are_as_for_the_whole():
+    torch.manual_seed(0)
+    scores, targets = torch.randn(5, 8, dtype=torch.float64), torch.tensor([0, -100, 4, -100, 1])
+    scores[:, 6:] = -torch.inf
+    for ours in run_ranks(on_parts, scores, targets, world_size=2):
+        assert ours == pytest.approx(F.cross_entropy(scores, targets).item(), abs=1e-12)
+
+
+def test_the_sum_of_a_large_vocabulary_in_16_bits():
+    scores, targets = torch.zeros(3, 160_000, dtype=torch.float16), torch.tensor([0, 1, 2])
+    assert run_ranks(on_parts, scores, targets, world_size=2) == [pytest.approx(math.log(160_000), abs=1e-4)] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets", "sentence"),
+    [
+        ((3, 8), [0, 8, 1], "Target 8 is no word of the 8, of which each rank has 4"),
+        ((3, 8), [0, -1, 1], "Target -1 is no word"),
+        ((2, 3, 8), [0, 1], r"The scores are \[2, 3, 4\] and the targets \[2\]"),
+    ],
+)
+def test_what_is_no_target_is_refused(shape: tuple, targets: list[int], sentence: str):
+    with pytest.raises(RankError, match=sentence):
+        run_ranks(on_parts, torch.zeros(shape), torch.tensor(targets), world_size=2)

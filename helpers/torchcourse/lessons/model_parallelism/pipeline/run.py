@@ -57,8 +57,9 @@ class Pipeline:
         schedule: who does what in which order.
         stages: this rank's stages, as `schedule.stages_of(rank)` lists them. If the schedule splits the backward pass,
             their dense layers are made to.
-        loss_fn: (outputs, targets) of a micro-batch → their *mean* loss. Every micro-batch has to count alike: where
-            class weights or ignored labels count differently, the mean of the means is not that of the batch.
+        loss_fn: (outputs, targets) of a micro-batch → their *mean* loss, or one loss per sample. Every micro-batch has
+            to count alike: where class weights or ignored labels count differently, the mean of the means is not that
+            of the batch.
         between: a tensor like the one that travels from any stage to the next for one micro-batch: same shape, dtype
             and device. Only equal blocks have this one shape between all stages.
 
@@ -85,10 +86,16 @@ class Pipeline:
         if reduction(loss_fn) == "sum":
             raise ValueError("The loss adds up over a micro-batch: give one that returns the mean (reduction='mean').")
         self.schedule, self.loss_fn, self.between = schedule, loss_fn, between
+        self._loss, self._unwatched = Loss(loss_fn), True
         self.stages = dict(zip(mine, stages, strict=True))
         if any(action.kind == "W" for action in schedule.orders[self.rank]):
             for stage in stages:
                 split(stage)
+        # The tensor that comes in is one that autograd lets nobody write into.
+        self._in_place = {
+            stage: any(getattr(module, "inplace", False) for module in part.modules())
+            for stage, part in self.stages.items()
+        }
         self._wires = _one_group_per_wire(schedule) if between.is_cuda else {}
         self.record = Record()
 
@@ -116,7 +123,8 @@ class Pipeline:
 
         Raises:
             ValueError: if the batch cannot be cut into equal micro-batches, or into such that the loss counts alike;
-                if what a stage puts out is not like `between`.
+                if the loss is seen to be no mean; if what a stage puts out is not like `between`, or no gradient can go
+                back through it.
         """
         self._recording, self.record = record, Record()
         self._inputs, self._targets = self._micro_batches(inputs, 0), self._micro_batches(targets, -1)
@@ -145,14 +153,24 @@ class Pipeline:
             x = self._take(Action("F", action.stage - 1, action.micro_batch)).requires_grad_()
         start = self._now()
         with _counting(self._recording, self.stages[action.stage]) as count:
-            y = self.stages[action.stage](x)
+            y = self.stages[action.stage](x.clone() if action.stage and self._in_place[action.stage] else x)
             if action.stage == self.schedule.stages - 1:
                 if self._outputs is not None:
                     self._outputs.append(y.detach())
-                loss = self.loss_fn(y, self._targets[action.micro_batch])
+                outputs = y
+                loss, _ = self._loss.mean(outputs, self._targets[action.micro_batch])
                 self._losses.append(loss.detach())
                 y = loss / self.schedule.micro_batches
         self._done(action, start)
+        if not y.requires_grad and (action.stage or action.stage == self.schedule.stages - 1):
+            raise ValueError(
+                f"What stage {action.stage} puts out does not depend on its input or on anything that learns, so no "
+                "gradient can go back. Is there a detach() or a no_grad()?"
+            )
+        if action.stage == self.schedule.stages - 1 and self._unwatched:
+            self._unwatched = False
+            parts = self.schedule.micro_batches > 1
+            self._loss.watch_first(outputs.detach(), self._targets[action.micro_batch], loss.detach(), parts)
         self._held[action.stage, action.micro_batch] = (x, y)
         self._bytes[action.stage, action.micro_batch] = count.bytes
         self.record.peak_bytes = max(self.record.peak_bytes, sum(self._bytes.values()))
@@ -182,11 +200,12 @@ class Pipeline:
         if action.stage < self.schedule.stages - 1:
             gradient = self._take(Action("B", action.stage + 1, action.micro_batch))
         start = self._now()
-        torch.autograd.backward(y, gradient)
+        if y.requires_grad:  # a first stage may be frozen as a whole
+            torch.autograd.backward(y, gradient)
         self._done(action, start)
         if action.stage > 0:
-            assert x.grad is not None  # `_forward` asked for it
-            self._pass_on(Action("B", action.stage, action.micro_batch), x.grad, action.stage - 1)
+            of_input = torch.zeros_like(x) if x.grad is None else x.grad  # of a stage that does not look at its input
+            self._pass_on(Action("B", action.stage, action.micro_batch), of_input, action.stage - 1)
 
     # Messages
 
@@ -241,7 +260,7 @@ class Pipeline:
 
     def _check_counts(self) -> None:
         """Raise ValueError if a loss of torch's divides by different counts in the micro-batches."""
-        labels = [Loss(self.loss_fn).counts_labels(targets) for targets in self._targets]
+        labels = [self._loss.counts_labels(targets) for targets in self._targets]
         counts = numbers([one for one in labels if one is not None])
         if counts and max(counts) - min(counts) > 1e-6 * max(counts):
             raise ValueError(

@@ -21,7 +21,8 @@ Later = list[Callable[[], None]]
 def split(stage: nn.Module) -> nn.Module:
     """Make every `nn.Linear` in a stage put off its weights' gradients; return the same stage.
 
-    Layers of other kinds (norms, embeddings) still compute theirs at once: they are cheap.
+    Layers of other kinds (norms, embeddings) still compute theirs at once: they are cheap. So does a layer whose weight
+    is computed from others (weight normalization, pruning), or has hooks, which autograd has to call.
     """
     for module in stage.modules():
         if type(module) is nn.Linear:
@@ -54,7 +55,15 @@ _later: Later | None = None
 
 class _SplitLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Dense.apply(x, self.weight, self.bias)
+        if all(map(_is_plain, (self.weight, self.bias))):
+            return _Dense.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def _is_plain(parameter: torch.Tensor | None) -> bool:
+    if parameter is None:
+        return True
+    return parameter.is_leaf and not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 class _Dense(torch.autograd.Function):
@@ -71,7 +80,9 @@ class _Dense(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         parameters = ctx.parameters
         put_off(lambda: _add_gradients(parameters, x, gradient))
-        return (gradient @ weight if ctx.needs_input_grad[0] else None), None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return (gradient @ weight.to(gradient.dtype)).to(x.dtype), None, None  # under autocast, gradients have 16 bits
 
 
 def _add_gradients(
@@ -80,11 +91,12 @@ def _add_gradients(
     weight, bias = parameters
     rows = gradient.reshape(-1, gradient.shape[-1])
     if weight.requires_grad:
-        _add(weight, rows.T @ x.reshape(-1, x.shape[-1]))
+        _add(weight, rows.T @ x.reshape(-1, x.shape[-1]).to(rows.dtype))
     if bias is not None and bias.requires_grad:
         _add(bias, rows.sum(0))
 
 
 def _add(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+    gradient = gradient.to(parameter.dtype)
     with torch.no_grad():
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -3,7 +3,8 @@
 PyTorch keeps the transpose of A: `weight` has the shape [outputs, inputs]. So the *columns* of A, one for each output,
 are the first dimension of `weight`, and its rows, one for each input, the second.
 
-Both layers are made from a whole layer, of which each rank keeps its part. Give the same one to all ranks.
+Both layers are made from a whole layer, of which each rank keeps its part. Give the same one to all ranks. What is
+frozen stays so.
 """
 
 import torch
@@ -30,7 +31,8 @@ class SplitLinear(nn.Module):
         self.group, self.held = group, held
         for name in ("weight", "bias"):
             whole = getattr(layer, name)
-            self.register_parameter(name, None if whole is None else nn.Parameter(self.part(name, whole.detach())))
+            part = None if whole is None else nn.Parameter(self.part(name, whole.detach()), whole.requires_grad)
+            self.register_parameter(name, part)
 
     def part(self, name: str, whole: torch.Tensor) -> torch.Tensor:
         """Return this rank's part (a copy) of a tensor that belongs to the whole layer's parameter `name`."""
