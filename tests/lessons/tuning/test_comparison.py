@@ -99,3 +99,12 @@ def test_pictures_say_what_they_show(scores):
     assert finding == "Seeds for 80%: far: 3; none: over 5"
     assert comparison_picture.draw_clear_share({"far": (side, side + 9.0)}, (3, 5)).axes[0].get_title()
     assert "16 trials: 4 places or 16" in random_or_grid_picture.draw(4).get_suptitle()
+
+
+@pytest.mark.parametrize("side", [[0.5, float("nan")], [], [[0.5, 0.6]], [0.5, float("inf")]])
+def test_what_is_no_list_of_runs_has_no_power(side):
+    for pair in ((side, [0.1, 0.2]), ([0.1, 0.2], side)):
+        with pytest.raises(ValueError, match="A side is a list of finite numbers"):
+            clear_share(*pair, seeds=5)
+    with pytest.raises(ValueError, match=r"seeds is 2\.5"):
+        clear_share([0.1, 0.2], [0.1, 0.2], seeds=2.5)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -206,8 +207,9 @@ def test_even_settings_give_each_part_of_each_axis_its_share(trials):
 
 @pytest.mark.parametrize("settings", [grid_settings, even_settings])
 def test_a_search_of_no_trials_is_refused(settings):
-    with pytest.raises(ValueError, match="one trial or more, but trials is 0"):
-        settings(SPACE, 0)
+    for trials in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"one trial or more, but trials is {trials}"):
+            settings(SPACE, trials)
 
 
 def test_successive_halving_keeps_the_best_third_at_each_rung():
@@ -244,7 +246,7 @@ def test_what_is_no_value_is_named_by_search_and_study_alike(objective, words):
 
 
 @pytest.mark.parametrize(
-    "value", [1, True, np.float32(1), np.ones(1), torch.ones(1, 1), torch.ones((), requires_grad=True)]
+    "value", [1, True, np.float32(1), np.ones(1), torch.ones(1, 1), torch.ones((), requires_grad=True), Decimal(1)]
 )
 def test_numbers_of_any_kind_are_values(value):
     search = Search(lambda _: [value], 1)
@@ -297,3 +299,18 @@ def test_asha_promotes_as_soon_as_one_of_three_has_earned_it():
     assert search.best.settings["level"] >= 90
     reached = [sum(trial.epochs >= rung for trial in search.trials) for rung in (1, 3, 9)]
     assert reached[0] > 2.5 * reached[1] > 6 * reached[2]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_successive_halving_of_few_settings_has_one_reach_the_end(count):
+    search = Search(rising, budget=1000)
+    successive_halving(search, levels(*range(count)))
+    assert max(trial.epochs for trial in search.trials) == 9
+    assert search.best.settings == {"level": count - 1}
+
+
+def test_a_seed_of_numpy_is_the_same_seed():
+    three = np.int64(3)
+    assert grid_settings(SPACE, 4, three) == grid_settings(SPACE, 4, 3)
+    assert even_settings(SPACE, 4, three) == even_settings(SPACE, 4, 3)
+    assert next(random_settings(SPACE, three)) == next(random_settings(SPACE, 3))

@@ -427,3 +427,40 @@ def test_a_database_that_refuses_for_good_is_asked_no_second_time(monkeypatch):
 def test_a_database_without_a_driver_is_told_what_to_install(url):
     with pytest.raises(StudyError, match=r'pip install "psycopg\[binary\]"'):
         open_study(url, {"lr": (0.1,)})
+
+
+class Canceled(BaseException):
+    """As asyncio.CancelledError and SystemExit are: no Exception."""
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), Canceled(), KeyboardInterrupt()], ids=lambda end: type(end).__name__)
+def test_a_trial_that_no_error_ended_is_run_again_in_a_study_in_memory_too(end):
+    study = open_study(None, SPACE)
+
+    def ends(settings):
+        yield 0.1
+        raise end
+
+    with pytest.raises(type(end)):
+        run(study, ends, 2, progress=False)
+    run(study, planted, 2, progress=False)
+    assert study.trials[0].state.name == "FAIL"
+    assert study.trials[1].params == study.trials[0].params
+    assert len(finished(study)) == 2
+
+
+def test_a_stop_between_two_trials_has_none_run_again():
+    study = open_study(None, SPACE)
+
+    def stopped(study, trial):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"with 1 of 3 trials finished, and they are kept\. .* it goes on\."):
+        run(study, planted, 3, on_trial=stopped, progress=False)
+    run(study, planted, 3, progress=False)
+    assert len(study.trials) == 3
+
+
+def test_workers_do_not_search_each_in_a_memory_of_its_own():
+    with pytest.raises(StudyError, match="gone with this process"):
+        run_workers(None, SPACE, planted, 2)

@@ -3,8 +3,8 @@
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -85,6 +85,14 @@ def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put the settings of a trial that was cut short in front of the queue, for the next worker that asks."""
     settings = trial.system_attrs.get("fixed_params", {}) | trial.params  # what was queued, and what was drawn
     optuna.Study.enqueue_trial(study, settings, user_attrs={"again": trial.number})
+
+
+def cut_short(study: optuna.Study, numbers: Iterable[int]) -> None:
+    """Have trials run again that something else than an error ended: Ctrl-C, sys.exit(), a task that was canceled."""
+    with suppress(*ERRORS):  # then they are found by their silence, as after a kill
+        for number in numbers:
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)  # Optuna does that for Ctrl-C alone
+            run_again(study, study.get_trials(deepcopy=False)[number])
 
 
 def revive(study: optuna.Study) -> None:

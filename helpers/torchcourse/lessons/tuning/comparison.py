@@ -24,6 +24,7 @@ from torchcourse.lessons.tuning.search import (
     random_search,
     random_settings,
 )
+from torchcourse.units import is_whole_number
 
 Method = Callable[[Search, int], None]
 
@@ -87,12 +88,19 @@ def clear_share(first: np.ndarray, second: np.ndarray, seeds: int, repeats: int 
     of the means leaves out zero. For a difference that is there, large is good; without one it should be 0.05.
 
     Raises:
-        ValueError: for fewer than two seeds.
+        ValueError: for fewer than two seeds, and for a side that is no list of finite numbers.
     """
-    if seeds < 2:
-        raise ValueError(f"An experiment with error bars has two seeds or more, but seeds is {seeds}.")
+    if not is_whole_number(seeds) or seeds < 2:
+        raise ValueError(f"An experiment with error bars has two seeds or more, but seeds is {seeds!r}.")
+    sides = [np.asarray(side, dtype=float) for side in (first, second)]
+    for side in sides:
+        if side.ndim != 1 or not len(side) or not np.isfinite(side).all():
+            raise ValueError(
+                f"A side is a list of finite numbers, one per run, but this one is {side}. Give a failed run the worst "
+                "value that it can have."
+            )
     generator = np.random.default_rng(seed)
-    draws = [generator.choice(np.asarray(side), (repeats, seeds)) for side in (first, second)]
+    draws = [generator.choice(side, (repeats, seeds)) for side in sides]
     gaps = draws[0].mean(axis=1) - draws[1].mean(axis=1)
     errors = np.sqrt(sum(draw.var(axis=1, ddof=1) for draw in draws) / seeds)
     return float(np.mean(np.abs(gaps) > t95(2 * seeds - 2) * errors))

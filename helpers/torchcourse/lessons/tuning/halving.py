@@ -22,6 +22,7 @@ KEEP = 3
 def successive_halving(search: Search, settings: Iterable[Settings], rungs: Sequence[int] = RUNGS) -> None:
     """Start as many trials as the budget carries to the end; after each rung, go on with the best third.
 
+    Of fewer than three the best goes on, as where the settings run out: one trial gets to the last rung.
     A search that was stopped on the way goes on where it was.
 
     Raises:
@@ -45,7 +46,8 @@ def successive_halving(search: Search, settings: Iterable[Settings], rungs: Sequ
             if not search.affords(search.cost(trial, rung)):
                 return
             search.train(trial, rung)
-        trials = sorted(trials, key=lambda trial: trial.value_after(rung), reverse=True)[: len(trials) // KEEP]
+        ranked = sorted(trials, key=lambda trial: trial.value_after(rung), reverse=True)
+        trials = ranked[: max(len(trials) // KEEP, 1)]
 
 
 def asha(

@@ -8,6 +8,7 @@ The objective is a generator that yields a value after each epoch, as for a stud
 epochs and goes on when it is asked again: so a trial can be paused with its weights in memory, and continued later.
 """
 
+import decimal
 import itertools
 import math
 import numbers
@@ -51,7 +52,7 @@ def number(value: Any, best: float = math.inf) -> float:
         plain = value.item() if hasattr(value, "item") else value
     except (RuntimeError, ValueError):  # of more than one number
         plain = value
-    if not isinstance(plain, numbers.Real):
+    if not isinstance(plain, numbers.Real | decimal.Decimal):
         raise ValueError(f"a value has to be one number, and the objective yielded {value!r}")
     if math.isnan(plain) or plain == best:
         raise ValueError(f"a value is {'NaN' if math.isnan(plain) else 'infinite'}")
@@ -272,7 +273,7 @@ def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> 
 
 def random_settings(space: Space, seed: int) -> Iterator[Settings]:
     """Yield settings without end; each value is drawn by itself, all with the same probability."""
-    generator, space = random.Random(seed), plain_space(space)
+    generator, space = _generator(seed), plain_space(space)
     while True:
         yield {name: generator.choice(values) for name, values in space.items()}
 
@@ -286,9 +287,9 @@ def even_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
     Raises:
         ValueError: for fewer than one trial.
     """
-    if trials < 1:
-        raise ValueError(f"A search has one trial or more, but trials is {trials}.")
-    generator = random.Random(seed)
+    if not is_whole_number(trials) or trials < 1:
+        raise ValueError(f"A search has one trial or more, but trials is {trials!r}.")
+    generator = _generator(seed)
     columns = {name: _spaced(values, trials, generator) for name, values in plain_space(space).items()}
     for values in columns.values():
         generator.shuffle(values)
@@ -304,8 +305,8 @@ def grid_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
     Raises:
         ValueError: for fewer than one trial.
     """
-    if trials < 1:
-        raise ValueError(f"A grid has one trial or more, but trials is {trials}.")
+    if not is_whole_number(trials) or trials < 1:
+        raise ValueError(f"A grid has one trial or more, but trials is {trials!r}.")
     space = plain_space(space)
     counts, grown = dict.fromkeys(space, 1), True
     while grown:
@@ -314,11 +315,15 @@ def grid_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
             larger = counts | {name: counts[name] + 1}
             if larger[name] <= len(values) and math.prod(larger.values()) <= trials:
                 counts, grown = larger, True
-    generator = random.Random(seed)
+    generator = _generator(seed)
     axes = [_spaced(values, counts[name], generator) for name, values in space.items()]
     settings = [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
     generator.shuffle(settings)
     return settings
+
+
+def _generator(seed: int) -> random.Random:
+    return random.Random(int(seed) if is_whole_number(seed) else seed)  # `random` takes none of NumPy's numbers
 
 
 def _spaced(values: tuple, count: int, generator: random.Random) -> list:

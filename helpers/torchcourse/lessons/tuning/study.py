@@ -33,6 +33,7 @@ from torchcourse.lessons.tuning._pruning import FairPruner
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 from torchcourse.progress_bars import TrialProgress
+from torchcourse.ranks import who
 from torchcourse.units import is_whole_number
 
 Direction = Literal["maximize", "minimize"]
@@ -169,8 +170,8 @@ def run(
     study = _opened(study)
     if not is_whole_number(trials) or trials < 0:
         raise ValueError(f"trials has to be a whole number, 0 or more, but is {trials!r}.")
-    in_a_row: list[_Failure] = []
-    followed = _counting_failures(objective, study, worker, in_a_row)
+    in_a_row, under_way = list[_Failure](), list[int]()
+    followed = _counting_failures(objective, study, worker, in_a_row, under_way)
     study.stopped = False
     with TrialProgress(trials, _finished(study)) if progress else contextlib.nullcontext() as shown:
         while not study.stopped and _finished(study) < trials:
@@ -184,12 +185,13 @@ def run(
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
                 try:
                     study.optimize(followed, n_trials=1, callbacks=[on_trial] if on_trial else [], catch=(_Failure,))
-                except KeyboardInterrupt:
-                    _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
-                    done = _finished(study)
+                except BaseException as error:
+                    _database.cut_short(study, under_way)
+                    if not isinstance(error, KeyboardInterrupt):
+                        raise
                     raise stopped(
-                        f"The study was stopped with {done} of {trials} trials finished, and they are kept. "
-                        "Run it again: it goes on with the trial that was cut short."
+                        f"The study was stopped with {_finished(study)} of {trials} trials finished, and they are "
+                        f"kept. Run it again: it goes on{' with the trial that was cut short' if under_way else ''}."
                     ) from None
             if shown:
                 shown.show(_finished(study), _best(study))
@@ -228,11 +230,12 @@ def run_workers(
     """Run one study by several processes of this machine at once; return it. See `run`.
 
     On several machines, start a script on each that calls `open_study` with the same address, then `run` with a
-    worker number of its own. SQLite is for one machine; take PostgreSQL or MySQL for several.
+    worker number of its own. SQLite is for one machine; take PostgreSQL or MySQL for several. No study in memory (None)
+    is taken: each worker would have its own.
     """
     from torchcourse.ranks.run import run_ranks
 
-    study = open_study(url, space, name, direction)  # make the tables once, before the workers meet
+    study = open_study(url or "", space, name, direction)  # make the tables once, before the workers meet
     work = (url, dict(space), objective, trials, name, direction, seed)
     with TrialProgress(trials, _finished(study)) as shown:
         with shown.following(lambda: (_finished(study), _best(study))):
@@ -285,9 +288,7 @@ def _stored(value: Any, name: str, space: Space) -> Any:
 def _work(
     url: str, space: Space, objective: Objective, trials: int, name: str, direction: Direction, seed: int
 ) -> None:
-    import torch.distributed as dist
-
-    run(open_study(url, space, name, direction), objective, trials, seed=seed, worker=dist.get_rank())
+    run(open_study(url, space, name, direction), objective, trials, seed=seed, worker=who.rank())
 
 
 def _difference(known: Mapping[str, list], asked: Mapping[str, list]) -> str:
@@ -315,19 +316,22 @@ def _given_up(study: CourseStudy, last: _Failure) -> StudyError:
 
 
 def _counting_failures(
-    objective: Objective, study: CourseStudy, worker: int, in_a_row: list[_Failure]
+    objective: Objective, study: CourseStudy, worker: int, in_a_row: list[_Failure], under_way: list[int]
 ) -> Callable[[optuna.Trial], float]:
-    """Return the function that runs a trial, and keeps in `in_a_row` the failures since the last trial that held."""
+    """Return the function that runs a trial.
+
+    It keeps in `in_a_row` the failures since the last trial that held, and in `under_way` the trial that has no end.
+    """
 
     def followed(trial: optuna.Trial) -> float:
+        under_way[:] = [trial.number]
         try:
             value = _follow(trial, objective, study, worker)
-        except _Failure as failure:
-            in_a_row.append(failure)
+        except Exception as end:
+            under_way.clear()
+            in_a_row[:] = [*in_a_row, end] if isinstance(end, _Failure) else []
             raise
-        except optuna.TrialPruned:
-            in_a_row.clear()
-            raise
+        under_way.clear()
         in_a_row.clear()
         return value
 
