@@ -192,7 +192,7 @@ class _Unit:
             module.get_submodule(owner).register_parameter(last, view)
             view.register_post_accumulate_grad_hook(self._on_gradient)
         self._free()
-        module.register_forward_pre_hook(self._before_forward)
+        module.register_forward_pre_hook(self._before_forward, prepend=True)  # others may compute with the parameters
         module.register_forward_hook(self._after_forward)
 
     def start_gather(self) -> None:
@@ -265,7 +265,11 @@ def _refuse(model: nn.Module) -> None:
     everywhere = [p for module in model.modules() for p in module.parameters(recurse=False)]
     if len(everywhere) > len(set(everywhere)):
         raise ValueError("Two layers of this model share a parameter. Their units would train it apart: untie them.")
-    if outside := [name for name, _ in model.named_parameters(recurse=False)]:
+    outside = [name for name, _ in model.named_parameters(recurse=False)]
+    for name, child in model.named_children():
+        if isinstance(child, nn.ParameterList | nn.ParameterDict):  # never called, so it could not be gathered
+            outside += [f"{name}.{own}" for own, _ in child.named_parameters()]
+    if outside:
         raise ValueError(f"The model itself holds parameters ({', '.join(outside)}). Put them into a child: a unit.")
     if not all(parameter.requires_grad for parameter in everywhere):
         raise ValueError("Some parameters of this model are frozen. A flat shard trains all of its numbers.")

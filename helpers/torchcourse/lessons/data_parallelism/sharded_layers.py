@@ -25,16 +25,28 @@ def shard_parameters(model: nn.Module) -> nn.Module:
 
     Raises:
         RuntimeError: outside a rank.
-        ValueError: for tied weights, which two layers would gather and update apart; for a model that is sharded.
+        ValueError: for tied weights, which two layers would gather and update apart; for a weight that a hook computes
+            before the layer gathers; for a model that is sharded.
     """
     everywhere = [p for module in model.modules() for p in module.parameters(recurse=False)]
     if len(everywhere) > len(set(everywhere)):
         raise ValueError("Two layers of this model share a parameter. Stage 3 by hand cannot do that: untie them.")
     if any(isinstance(module, ShardedLayer) for module in model.modules()):
         raise ValueError("This model is sharded already: call shard_parameters once.")
+    for name, module in model.named_modules():
+        if computed := [own.rpartition("_")[0] for own in module._parameters if _is_computed(module, own)]:
+            raise ValueError(
+                f"A hook computes {name}.{computed[0]} from other parameters before the layer has gathered them. Use "
+                "torch.nn.utils.parametrizations.weight_norm or spectral_norm, or torch.nn.utils.prune.remove."
+            )
     copy_from_rank_0(model)
     _shard(model)
     return model
+
+
+def _is_computed(module: nn.Module, parameter: str) -> bool:
+    """Whether a hook makes a weight from this parameter: `weight` from `weight_g`, or from `weight_orig`."""
+    return isinstance(vars(module).get(parameter.rpartition("_")[0]), torch.Tensor)
 
 
 class ShardedLayer(nn.Module):
@@ -159,8 +171,11 @@ def _shard(module: nn.Module) -> None:
     as_a_whole = isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer)
     names = [name for name, _ in module.named_parameters(recurse=as_a_whole)]
     if not as_a_whole:
-        for child in module.children():
-            _shard(child)
+        for own, child in module.named_children():
+            if isinstance(child, nn.ParameterList | nn.ParameterDict):  # never called: the layer reads what is in them
+                names += [f"{own}.{name}" for name, _ in child.named_parameters()]
+            else:
+                _shard(child)
     if not names:
         return
     rank, _ = rank_and_world_size()

@@ -9,7 +9,8 @@ Each parameter is cut into N parts of equal length (to within one number), and r
 
 All follow the same course as DDP, step by step. They send one message per parameter and wait for it; real libraries put
 parameters together and overlap: `shard_with_fsdp2` sets up PyTorch's own. Optimizers that look at each number by itself
-(SGD, Adam, AdamW) work; those that look at a whole matrix do not. All ranks must use the same parameters in a step.
+(SGD, Adam, AdamW) work; those that look at a whole matrix, or at its norm, do not. All ranks must use the same
+parameters in a step.
 
 No rank sees a whole gradient, so its norm takes a message too: `ShardedOptimizer.clip_grad_norm_` and, for stage 3,
 `clip_grad_norm_`.
@@ -104,7 +105,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if not self.parameters:
             raise ValueError("No parameter of this model needs a gradient: there is nothing to train.")
         self.optimizer = make_optimizer(groups, **options)
-        _refuse_whole_matrices(self.optimizer)
+        _refuse_whole_matrices(self.optimizer, make_optimizer, options)
         super().__init__(groups, self.optimizer.defaults)
         self._follow()
 
@@ -274,13 +275,39 @@ class _Shared(nn.Parameter):
         torch.Tensor.grad.__set__(self, gradient)  # type: ignore[union-attr]  # torch declares a plain attribute
 
 
-def _refuse_whole_matrices(optimizer: torch.optim.Optimizer) -> None:
-    names = {base.__name__ for base in type(optimizer).__mro__}
-    for name in names & {"Adafactor", "LBFGS", "Muon", "SparseAdam"}:
+def _refuse_whole_matrices(
+    optimizer: torch.optim.Optimizer, make_optimizer: Callable[..., torch.optim.Optimizer], options: dict[str, Any]
+) -> None:
+    known = {"Adafactor", "LBFGS", "Muon", "SparseAdam"} & {base.__name__ for base in type(optimizer).__mro__}
+    if known or not _looks_at_single_numbers(make_optimizer, options):
+        name = min(known, default=type(optimizer).__name__)
         raise ValueError(
             f"{name} does not look at each number by itself, so parts of parameters would be trained differently from "
             "whole ones. Use SGD, Adam or AdamW."
         )
+
+
+@torch.enable_grad()
+def _looks_at_single_numbers(make_optimizer: Callable[..., torch.optim.Optimizer], options: dict[str, Any]) -> bool:
+    """Try the optimizer on a small matrix, whole and in two parts. True where it cannot be tried, or draws numbers."""
+
+    def after_two_steps(parts: int) -> torch.Tensor:
+        values, gradients = torch.arange(1.0, 9.0).view(2, 4), torch.tensor([[3.0, -1, 2, 5], [0.1, -0.2, 0.3, 0.1]])
+        split = [values] if parts == 1 else list(values.view(-1).chunk(parts))
+        parameters = [nn.Parameter(part.clone()) for part in split]
+        trial = make_optimizer([{"params": parameters}], **options)
+        for _ in range(2):
+            for parameter, gradient in zip(parameters, gradients.view(-1).chunk(parts), strict=True):
+                parameter.grad = gradient.view_as(parameter).clone()
+            trial.step()
+        return torch.cat([parameter.detach().view(-1) for parameter in parameters])
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            whole, again, parted = after_two_steps(1), after_two_steps(1), after_two_steps(2)
+    except Exception:
+        return True
+    return not torch.equal(whole, again) or torch.allclose(whole, parted, rtol=1e-4, atol=1e-6)
 
 
 def _listed(parameters: Any) -> list[Any]:
