@@ -62,7 +62,7 @@ def _number(name: str) -> int:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        names = sorted(name for name in os.listdir(folder) if "tfevents" in name)
+        names = sorted(name for name in os.listdir(folder) if "tfevents" in name and not (folder / name).is_dir())
     except FileNotFoundError:
         names = []
     except OSError as error:

@@ -247,3 +247,12 @@ def test_two_runs_that_write_in_turn_give_one_note_and_every_value_where_asked(t
     assert capsys.readouterr().out.count("\n") == 1
     assert read_run(tmp_path, every=True).scalars["a"] == ([1, 1, 2, 2, 3, 3], pytest.approx([0.9, 0.4] * 3))
     assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_is_called_like_an_event_file_is_passed_by(tmp_path):
+    (tmp_path / "events.out.tfevents.copies").mkdir()
+    with pytest.raises(FileNotFoundError, match="no TensorBoard event files"):
+        read_run(tmp_path)
+    with Monitor(tmp_path) as board:
+        board.scalars(1, {"loss": 0.5})
+    assert read_run(tmp_path).scalars == {"loss": ([1], [0.5])}

@@ -132,3 +132,8 @@ def test_what_readers_raise_for_a_damaged_file_is_a_corrupt_record(error):
             raise error("damaged")
 
     assert Guarded(Damaged())[3].reason == "damaged"
+
+
+def test_records_and_names_are_equally_many():
+    with pytest.raises(ValueError, match="There are 3 records and 1 names"):
+        Guarded(TensorDataset(torch.ones(3)), ["a"])

@@ -312,3 +312,18 @@ def test_names_under_which_images_would_be_lost_are_refused_before_any_is_writte
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="A row has the columns"):
         write_images(tmp_path, PIXELS[:2], [{"file": "a.png", "label": 0}, {"file": "b.png", "writer": 0}])
+
+
+def test_a_16_bit_png_with_a_transparent_value_shows_it_white(tmp_path):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head, rows = struct.pack(">IIBBBBB", 2, 1, 16, 0, 0, 0, 0), b"\0" + struct.pack(">2H", 700, 0x8000)
+    parts = [(b"IHDR", head), (b"tRNS", struct.pack(">H", 700)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    assert read_image(tmp_path / "deep.png").flatten().tolist() == [1.0, pytest.approx(0x8000 / 65535)]
+
+
+def test_images_are_written_into_the_folders_that_their_names_tell(tmp_path):
+    write_images(tmp_path, torch.zeros(1, 2, 2, dtype=torch.uint8), [{"file": "반/고양이.png", "label": "x"}])
+    assert len(ImageTable(tmp_path)) == 1

@@ -8,7 +8,8 @@ from torch.utils.data import TensorDataset
 from torchcourse.data import make_loader
 from torchcourse.lessons.monitoring import sick_runs
 from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit, layer_gradients
-from torchcourse.training import Trainer, read_run
+from torchcourse.training import Monitor, Trainer, read_run
+from torchcourse.training.histograms import measure
 
 SICK = ("exploding", "dead units", "saturated", "vanishing")
 
@@ -118,7 +119,9 @@ def test_a_run_without_looks_or_curves_gets_one_sentence(tmp_path):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     options = {"log_dir": tmp_path, "watch_every": 0, "progress": False}
     Trainer(net, optimizer, nn.functional.cross_entropy, **options).fit(make_loader(clusters(), 32), epochs=1)
-    with pytest.raises(ValueError, match=r"has no histograms of gradients\. Train it with a Trainer that has watch_ev"):
+    with pytest.raises(
+        ValueError, match=r"has no histograms of gradients and weights as a Trainer writes them\. Train it"
+    ):
         diagnose(read_run(tmp_path))
     with pytest.raises(ValueError, match=r"has no curves loss/train and loss/val"):
         judge_fit(read_run(tmp_path))
@@ -127,3 +130,38 @@ def test_a_run_without_looks_or_curves_gets_one_sentence(tmp_path):
 def test_a_kind_that_there_is_not_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no run of kind 'ill'. The kinds are healthy, vanishing"):
         sick_runs.train("ill", tmp_path)
+
+
+def with_curves(folder, train, val):
+    with Monitor(folder) as board:
+        for step, losses in enumerate(zip(train, val, strict=True)):
+            board.scalars(step, dict(zip(("loss/train", "loss/val"), losses, strict=True)))
+    return read_run(folder)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "sentence"),
+    [
+        ([-1, -5, -9], [-1, -5, -9], "go down to -9.* losses below zero"),
+        ([1, 0.5, NAN], [1, 0.5, 0.4], "end in nan .training. and 0.4"),
+        ([1, 0.5, 0.4], [1, 0.5, INF], "and inf .validation.: it did not learn"),
+    ],
+)
+def test_curves_that_ratios_cannot_judge_are_said(tmp_path, train, val, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        judge_fit(with_curves(tmp_path, train, val))
+
+
+def test_a_gap_in_a_curve_does_not_hide_what_follows(tmp_path):
+    run = with_curves(tmp_path, [1, 0.5, 0.2, 0.1], [NAN, 0.4, 0.6, 0.9])
+    assert judge_fit(run).name == "overfitting"
+
+
+def test_histograms_of_another_writer_are_no_watched_run(tmp_path):
+    with Monitor(tmp_path) as board:
+        board.histograms(1, measure({"gradients/0.weight": torch.ones(4)}))
+    with pytest.raises(ValueError, match="as a Trainer writes them"):
+        diagnose(read_run(tmp_path))

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from torchcourse.lessons.monitoring.run_picture import describe_card, draw_card, draw_layers, draw_over_time
+from torchcourse import figures
+from torchcourse.lessons.monitoring.run_picture import (
+    describe_card,
+    draw_card,
+    draw_curves,
+    draw_layers,
+    draw_over_time,
+)
 from torchcourse.training import Monitor, read_run
 from torchcourse.training.histograms import measure
 
@@ -48,3 +55,33 @@ def test_layers_are_drawn_at_one_look(run):
 def test_one_histogram_is_drawn_over_time(run):
     title = draw_over_time(run, "weights/0.weight").axes[0].get_title()
     assert title == "weights/0.weight: standard deviation 0.1 at step 1, 0.2 at step 3"
+
+
+@pytest.mark.parametrize(
+    ("losses", "seen", "scale"),
+    [
+        ([float("nan")] * 3, (0, 1), "linear"),
+        ([1.0, float("inf"), 2.0], (0, 2), "linear"),
+        ([-1.0, -2.0, -9.0], (-9, -1), "linear"),
+        ([200.0, 0.0, -5.0], (-5, 200), "linear"),
+        ([500.0, 20.0, 3.0], (3, 500), "log"),
+    ],
+)
+def test_curves_of_any_losses_are_seen_whole(losses, seen, scale, tmp_path):
+    with Monitor(tmp_path) as board:
+        for step, loss in enumerate(losses):
+            board.scalars(step, {"loss/train": loss})
+    figure, axes = figures.new(3, 2)
+    draw_curves(axes, read_run(tmp_path))
+    figure.savefig(tmp_path / "curves.png")
+    low, high = axes.get_ylim()
+    assert low <= seen[0]
+    assert seen[1] <= high
+    assert axes.get_yscale() == scale
+
+
+def test_a_run_that_was_not_watched_has_no_card(tmp_path):
+    with Monitor(tmp_path) as board:
+        board.scalars(1, {"loss/train": 1.0})
+    with pytest.raises(ValueError, match="as a Trainer writes them"):
+        draw_card(read_run(tmp_path), "mine")

@@ -74,6 +74,9 @@ class Guarded(Dataset):
         dataset: with a length.
         names: of the records, such as file names; "record 17" if None.
         errors: which exceptions mean that a *record* is bad. Others are bugs of the program and go through.
+
+    Raises:
+        ValueError: for more or fewer names than records.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Guarded(Dataset):
         names: Sequence[str] | None = None,
         errors: tuple[type[Exception], ...] = DAMAGE,
     ) -> None:
+        if names is not None and len(names) != len(dataset):
+            raise ValueError(f"There are {len(dataset)} records and {len(names)} names. Give each record its name.")
         self.dataset, self.names, self.errors = dataset, names, errors
 
     def __len__(self) -> int:

@@ -157,6 +157,7 @@ def write_images(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for image, row in zip(pixels.numpy(), rows, strict=True):
+        (folder / row["file"]).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / row["file"])
     with (folder / table).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -216,7 +217,10 @@ def _decode(path: Path, encoding: str) -> str:
 def _grey(image: Image.Image, form: str | None) -> tuple[np.ndarray, float]:
     """Return the values [H, W] and the one that stands for white."""
     if image.mode.startswith("I;16"):
-        return np.array(image), 65535
+        values = np.array(image)
+        if isinstance(clear := image.info.get("transparency"), int):  # one value of a PNG stands for nothing
+            values[values == clear] = 65535
+        return values, 65535
     if image.mode == "I":
         if form not in ("PNG", "PPM"):  # these two have at most 16 bits, which Pillow may hold in 32
             raise ValueError("nobody knows which of its 32-bit values is white. Scale them to 0 to 1 and save floats.")

@@ -116,6 +116,10 @@ def _part(part: Any) -> np.ndarray:
     """
     if np.ma.isMaskedArray(part):
         raise ValueError("A masked array would lose its mask. Fill it first: part.filled(…).")
+    if isinstance(part, torch.Tensor):
+        part = part.detach().cpu().resolve_conj().resolve_neg()
+        if part.dtype == torch.bfloat16 or part.is_sparse:
+            raise ValueError(f"NumPy's files hold no {part.dtype} and nothing sparse. Convert the part: part.float().")
     array = np.asarray(part)
     try:
         torch.from_numpy(np.empty(0, dtype=array.dtype.newbyteorder("=")))

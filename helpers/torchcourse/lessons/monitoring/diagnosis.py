@@ -46,15 +46,22 @@ def diagnose(run: RunLog) -> Diagnosis:
     Raises:
         ValueError: if the run was not watched.
     """
-    if not any(tag.startswith("gradients/") for tag in run.histograms):
-        raise ValueError(
-            f"The run in {run.folder} has no histograms of gradients. Train it with a Trainer that has watch_every=10 "
-            "or so and at least one step."
-        )
+    must_be_watched(run)
     for name, find in _SICKNESSES.items():
         if evidence := find(run):
             return Diagnosis(name, tuple(evidence))
     return Diagnosis("healthy", tuple(_signs_of_health(run)))
+
+
+def must_be_watched(run: RunLog) -> None:
+    """Raise ValueError for a run without what a Trainer writes when it watches: gradients, weights, and their norm."""
+    watched = [tag.removeprefix("gradients/") for tag in run.histograms if tag.startswith("gradients/")]
+    whole = all(f"weights/{name}" in run.histograms for name in watched)
+    if not watched or not whole or "gradient_norm/all" not in run.scalars:
+        raise ValueError(
+            f"The run in {run.folder} has no histograms of gradients and weights as a Trainer writes them. Train it "
+            "with a Trainer that has watch_every=10 or so and at least one step."
+        )
 
 
 def judge_fit(run: RunLog) -> Diagnosis:
@@ -64,12 +71,24 @@ def judge_fit(run: RunLog) -> Diagnosis:
     underfitting: the training loss is still above half of where it began.
 
     Raises:
-        ValueError: if the run has no two such curves.
+        ValueError: if the run has no two such curves; if they end in NaN; or for losses below zero, such as a log
+            density's, whose ratios say nothing.
     """
     train, validation = (run.scalars.get(f"loss/{name}", ([], []))[1] for name in ("train", "val"))
     if not train or not validation:
         raise ValueError(f"The run in {run.folder} has no curves loss/train and loss/val. Give fit() a val_loader.")
-    steps, lowest = run.scalars["loss/val"][0], min(validation)
+    finite = [loss for loss in (*train, *validation) if math.isfinite(loss)]
+    if not math.isfinite(train[-1]) or not math.isfinite(validation[-1]):
+        raise ValueError(
+            f"The losses of the run in {run.folder} end in {train[-1]} (training) and {validation[-1]} (validation): "
+            "it did not learn to its end. Take a lower learning rate; NanProbe finds the layer."
+        )
+    if min(finite) < 0:
+        raise ValueError(
+            f"The losses of the run in {run.folder} go down to {min(finite):.3g}. They are judged by their ratios, "
+            "which say nothing of losses below zero: look at the curves."
+        )
+    steps, lowest = run.scalars["loss/val"][0], min(loss for loss in validation if math.isfinite(loss))
     turned = steps[validation.index(lowest)]
     end = (
         f"training loss {train[0]:.2f} → {train[-1]:.3f}, validation loss {validation[-1]:.2f} at the end, "

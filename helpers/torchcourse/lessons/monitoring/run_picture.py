@@ -1,17 +1,24 @@
 """Pictures of a run's log: what its event files hold, drawn."""
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from torchcourse import figures
-from torchcourse.lessons.monitoring.diagnosis import layer_gradients, rms
+from torchcourse.lessons.monitoring.diagnosis import layer_gradients, must_be_watched, rms
 from torchcourse.training.events import RunLog
 from torchcourse.training.histograms import Histogram
 
 
 def draw_card(run: RunLog, name: str) -> Figure:
-    """Draw what there is to see of a run side by side: weights, gradients, units, and curves."""
+    """Draw what there is to see of a run side by side: weights, gradients, units, and curves.
+
+    Raises:
+        ValueError: for a run that was not watched.
+    """
+    must_be_watched(run)
     figure, axes = figures.new(10.5, 2.5, ncols=4)
     _weights_of_first_layer(axes[0], run)
     _gradients_by_layer(axes[1], run)
@@ -38,11 +45,13 @@ def draw_curves(axes: Axes, run: RunLog) -> None:
         steps, losses = run.scalars.get(f"loss/{which}", ([], []))
         axes.plot(steps, losses, style, markersize=3, label="training" if which == "train" else "validation")
     axes.set(xlabel="step", ylabel="loss")
-    losses = [loss for tag, (_, values) in run.scalars.items() if tag.startswith("loss/") for loss in values]
-    if max(losses, default=0) > 100:
+    written = [loss for tag, (_, values) in run.scalars.items() if tag.startswith("loss/") for loss in values]
+    losses = [loss for loss in written if math.isfinite(loss)]
+    low, high = min(losses, default=0), max(losses, default=1)
+    if high > 100 and low > 0:
         axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, min(max(losses, default=1), 4) * 1.1)
+    elif low >= 0 and 0 < high <= 100:
+        axes.set_ylim(0, min(high, 4) * 1.1)
     axes.legend(fontsize=7, frameon=False)
     trained = run.scalars.get("loss/train", ([], []))[1]
     axes.set_title(f"training loss: {trained[0]:.3g} to {trained[-1]:.3g}" if trained else "no loss", fontsize=9)
