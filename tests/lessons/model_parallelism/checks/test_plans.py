@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from torchcourse.lessons.model_parallelism.checks import plans as check
-from torchcourse.lessons.model_parallelism.planner import Layout, fastest, plan
+from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, fastest, plan
 from torchcourse.tools.repository import ROOT
 from verdicts import accepted, refused, todo
 
@@ -47,6 +47,17 @@ def test_my_layout_accepts_what_the_search_finds():
 )
 def test_my_layout_refuses(layout, symptom):
     refused(check.my_layout(layout), symptom)
+
+
+def test_a_slow_layout_is_told_the_part_that_it_loses_in():
+    for layout, part in (
+        (Layout(512, tensor=8, pipeline=8), "compute"),  # micro-batches of one sequence
+        (Layout(512, tensor=16, pipeline=4), "tensor"),
+        (Layout(512, data=64, stage=3, recomputation="full"), "recomputation"),
+    ):
+        verdict = check.my_layout(layout)
+        refused(verdict, "slow")
+        assert f"It loses most in {part}: " in verdict.message
 
 
 # repaired
@@ -115,11 +126,17 @@ def test_repaired_accepts(answer):
             "slow",
         ),
         (lambda m, c, layout: as_in_the_notebook(m, c, replace(layout, batch=256)), "other_batch"),
+        (lambda m, c, layout: fastest(GPT3, c, layout.batch).layout, "does_not_fit"),
         (lambda m, c, layout: None, "wrong_type"),
     ],
 )
 def test_repaired_refuses(answer, symptom):
     refused(check.repaired(answer), symptom)
+
+
+def test_only_the_last_sick_plan_needs_to_compute_layers_again():
+    fits = [plan(m, c, replace(inside_nodes(m, c, sick), recomputation="none")).fits for m, c, sick in check.SICK]
+    assert fits == [True, True, False]
 
 
 def test_the_exercise_says_how_much_time_a_repaired_plan_may_take():
