@@ -154,6 +154,27 @@ def in_32_bits(stage, x, y, between):
     border.backward(receive(between, 1))
 
 
+def cleared_at_the_end(stage, *given):
+    loss = split(stage, *given)
+    stage.zero_grad()
+    return loss
+
+
+def to_itself(stage, x, y, between):
+    rank = dist.get_rank()
+    dist.recv(torch.empty_like(between), rank) if rank else dist.send(stage(x).detach(), rank)
+
+
+def back_twice(stage, x, y, between):
+    if dist.get_rank() == 1:
+        return split(stage, x, y, between)
+    border = stage(x)
+    dist.send(border.detach(), 1)
+    gradient = receive(between, 1)
+    border.backward(gradient)
+    border.backward(gradient)
+
+
 @pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
 def test_split_step_accepts(answer):
     accepted(check.split_step(answer))
@@ -181,6 +202,9 @@ def test_split_step_accepts(answer):
         (both_listen, "hang"),
         (one_leaves, "left_alone"),
         (into_between, "wrong_size_on_rank_0"),
+        (cleared_at_the_end, "no_gradient_on_rank_1"),
+        (to_itself, "to_itself"),
+        (back_twice, "same_output_again"),
         (lambda stage, *given: split(stage.eval(), *given), "mode_left_changed"),
         (forward_again, "forward_again"),
         (in_32_bits, "precision"),
@@ -188,6 +212,16 @@ def test_split_step_accepts(answer):
 )
 def test_split_step_refuses(answer, symptom):
     refused(check.split_step(answer), symptom)
+
+
+def test_a_gradient_that_was_cleared_is_not_said_to_be_one_that_never_came():
+    verdict = check.split_step(cleared_at_the_end)
+    assert "no gradient at the end" in verdict.message
+    assert "has not been gone through" not in verdict.message
+
+
+def test_what_is_left_of_a_first_call_is_asked_for_where_the_second_is_wrong():
+    assert "What of the first call is still there" in check.split_step(into_between).message
 
 
 # repaired_step
@@ -221,6 +255,16 @@ def one_ahead(stage, inputs, between):
         dist.send(borders[k].detach(), 1)
         if k:
             borders[k - 1].backward(receive(between, 1))
+    borders[-1].backward(receive(between, 1))
+
+
+def through_the_newest(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k].backward(receive(between, 1))
     borders[-1].backward(receive(between, 1))
 
 
@@ -365,6 +409,7 @@ def test_repaired_step_accepts(loop):
         (last_forgotten, "left_alone"),
         (last_taken_but_unused, "last_left_out"),
         (wrong_border, "mixed_up"),
+        (through_the_newest, "same_output_again"),
         (cleared, "only_last"),
         (divided_again, "divided_again"),
         (multiplied, "multiplied"),

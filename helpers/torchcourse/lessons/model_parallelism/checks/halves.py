@@ -30,7 +30,7 @@ def split_step(learner: Callable) -> str:
             case = "The first call is right. In a second one, with the same `between` and cleared gradients: "
         _judge_parameters(first, second, case)
         for rank, half in ((1, second), (0, first)):
-            _judge_half(half, rank, case)
+            _judge_half(half, rank, case, calls)
         _judge_answers(first, second, case)
     return "Loss and gradients of both halves are those of the whole model, for two shapes of what travels."
 
@@ -75,6 +75,7 @@ ONLY_BEGUN = (
 LEFT_ALONE = (
     "Rank {rank} waited for a rank that had already finished. Count the messages each way: as many sends as receives?"
 )
+_TO_ITSELF = ("to_itself", "Rank {rank} sends to itself, or receives from itself. Which is the other rank?")
 ERRORS = {
     "NoneType": (
         "nothing_to_send",
@@ -88,9 +89,16 @@ ERRORS = {
     ),
     "does not require grad": (
         "no_graph",
-        "Rank {rank} calls backward() on a tensor without a graph. Which tensor came out of the forward pass here, and "
-        "was it kept?",
+        "Rank {rank} calls backward() on a tensor without a graph. Which tensor came out of the forward pass here, was "
+        "it kept, and were gradients on?",
     ),
+    "through the graph a second time": (
+        "same_output_again",
+        "Rank {rank} goes backward through one output a second time. Each output goes back once, with the gradient "
+        "that came back for it: is it kept until then? `retain_graph=True` would hide the mistake.",
+    ),
+    "Pair is not connected": _TO_ITSELF,  # of gloo, from recv
+    "should not be the same as the rank of": _TO_ITSELF,
 }
 HINTS = {
     "sum_of_the_border": "rank 0's gradients are those of the *sum* of its outputs. Nothing of the loss is in them.",
@@ -233,11 +241,12 @@ def _split_step(learner: Callable, width: int, batch: int, calls: int) -> Half:
     return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes, passes, calls)
 
 
-def _judge_half(half: Half, rank: int, case: str) -> None:
+def _judge_half(half: Half, rank: int, case: str, calls: int) -> None:
     if None in half.gradients:
-        missing = "half has not been gone through backward." if rank else "half got no gradient: did it come back?"
+        missing = "Is its half gone through backward" if rank else "Did one come back, is its half gone through with it"
         raise Wrong(
-            f"no_gradient_on_rank_{rank}", f"{case}some parameters of rank {rank} have no gradient; its {missing}"
+            f"no_gradient_on_rank_{rank}",
+            f"{case}some parameters of rank {rank} have no gradient at the end. {missing}, and is the gradient kept?",
         )
     _refuse_mistakes(half, case)
     if not same(half.gradients, half.right):
@@ -250,10 +259,14 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
             )
         _refuse_rounding(half, rank, case)
         if (times := _multiple(half)) is not None:
+            question = (
+                "By what is the loss, or what arrives, multiplied or divided, and how often is backward() called?"
+                if calls == 1
+                else "What of the first call is still there: in `between`, its gradient, or a name of yours?"
+            )
             raise Wrong(
                 f"wrong_size_on_rank_{rank}",
-                f"{case}the gradients of rank {rank} are {times:.3g} times those of the whole model. By what is the "
-                "loss, or what arrives, multiplied or divided, and how often is backward() called?",
+                f"{case}the gradients of rank {rank} are {times:.3g} times those of the whole model. {question}",
             )
         raise Wrong(
             f"wrong_gradient_on_rank_{rank}",
