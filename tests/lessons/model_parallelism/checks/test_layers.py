@@ -1,9 +1,13 @@
 """Split layers built in different ways are accepted; each wrong one has its symptom."""
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
+from torch.distributed._functional_collectives import all_reduce
 
 from torchcourse.lessons.model_parallelism import tensor_parallel as tp
 from torchcourse.lessons.model_parallelism.checks import layers as check
@@ -93,7 +97,24 @@ def every_nth(tensor):
     return tensor[rank::ranks]
 
 
-@pytest.mark.parametrize("answer", [column, column_by_the_package, column_written_out])
+def column_by_a_functional_collective(x, linear):
+    """What comes back is waited for only when somebody reads it, and one rank comes late."""
+
+    def summed(gradient):
+        time.sleep(0.3 * (dist.get_rank() == 0))
+        return all_reduce(gradient, "sum", dist.group.WORLD)
+
+    return column(x, linear, back=summed)
+
+
+def column_that_cuts_the_layer(x, linear):
+    linear.weight, linear.bias = nn.Parameter(mine(linear.weight)), nn.Parameter(mine(linear.bias))
+    return linear(Function.apply(x, same, total))
+
+
+@pytest.mark.parametrize(
+    "answer", [column, column_by_the_package, column_written_out, column_by_a_functional_collective]
+)
 def test_column_linear_accepts(answer):
     accepted(check.column_linear(answer))
 
@@ -118,6 +139,7 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: column(x, linear, there=total), "input_summed"),
         (lambda x, linear: column(x, linear, back=reduced_to_rank_0), "one_rank_only"),
         (lambda x, linear: column(x, others_cleared(linear)), "weights_changed"),
+        (column_that_cuts_the_layer, "weights_changed"),
         (lambda x, linear: column(x, linear, back=lambda g: total(g) ** 2), "wrong_gradient_of_input"),
         (lambda x, linear: tp.join(column(x, linear))[..., :1], "shape"),
         (lambda x, linear: None, "wrong_type"),
@@ -255,6 +277,7 @@ def test_row_linear_accepts(answer):
         (lambda part, linear: row(part, linear, back=total), "gradient_too_large"),
         (row_of_torch, "gradient_too_large"),
         (lambda part, linear: row(part, linear, back=lambda g: g / place()[1]), "gradient_too_small"),
+        (lambda part, linear: row(part, linear, back=lambda g: total(g) / place()[1]), "sent_backward"),
         (lambda part, linear: row(part, linear, weight=lambda w: w.chunk(place()[1], 1)[0]), "same_part"),
         (lambda part, linear: row(part, linear, there=reduced_to_rank_0), "one_rank_only"),
         (lambda part, linear: row(part, others_cleared(linear)), "weights_changed"),

@@ -13,6 +13,7 @@ from torch import nn
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import times_as_large
+from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
@@ -49,10 +50,11 @@ class Answer:
     right_gradients: dict[str, torch.Tensor]
     other_outputs: dict[str, torch.Tensor]  # by symptom: what a known mistake puts out here
     other_gradients: dict[str, torch.Tensor]  # by symptom: the gradients of the input of a known mistake
+    others_used: bool  # whether the parts of other ranks were computed with
     warned: bool
     in_place: bool  # whether a gradient that autograd handed over was changed
     changed: bool  # whether the layer's weight or bias was changed
-    others_used: bool = False  # whether the parts of other ranks were computed with
+    sent: bool  # whether the backward pass sent anything
 
 
 _SHAPES = (
@@ -97,22 +99,24 @@ def _whole(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, 
 
 def _call(
     learner: Callable, x: torch.Tensor, linear: nn.Linear, weights: Callable
-) -> tuple[torch.Tensor | None, bool, bool, bool]:
-    """Return the layer's output, and three times whether: autograd warned, a gradient or the layer was changed."""
+) -> tuple[torch.Tensor | None, bool, bool, bool, bool]:
+    """Return the output, and whether: autograd warned, a gradient or the layer was changed, backward sent anything."""
     before = copies(linear.parameters())
     handed_over: list[tuple[torch.Tensor, torch.Tensor]] = []
+    messages: Sequence[object] = ()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         y = learner(x, linear)
         if isinstance(y, torch.Tensor) and y.requires_grad:
             factors = weights(y)
             _watch(y, handed_over)
-            if factors.shape == y.shape:
-                (y * factors).sum().backward()
+            with listed_messages() as messages:
+                if factors.shape == y.shape:
+                    (y * factors).sum().backward()
     warned = any("autograd kernel was not registered" in str(warning.message) for warning in caught)
     in_place = any(not torch.equal(gradient, original) for gradient, original in handed_over)
     changed = not same(copies(linear.parameters()), before)
-    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned, in_place, changed
+    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned, in_place, changed, bool(messages)
 
 
 def _watch(y: torch.Tensor, handed_over: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -136,11 +140,11 @@ def _part(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
     return tensor.chunk(dist.get_world_size(), dimension)[dist.get_rank()].clone()
 
 
-def _gradients(x: torch.Tensor, linear: nn.Linear, dimension: int) -> dict[str, torch.Tensor | None]:
+def _gradients(x: torch.Tensor, parameters: Sequence[torch.Tensor], dimension: int) -> dict[str, torch.Tensor | None]:
     """The gradients of the input, of this rank's part of the weight, and of the bias that belongs to it."""
-    weight, bias = linear.weight.grad, linear.bias.grad
+    weight, bias = (parameter.grad for parameter in parameters)
     return {
-        "input": x.grad,
+        "input": None if x.grad is None else x.grad.clone(),  # a functional collective is waited for when read
         "weight": None if weight is None else _part(weight, dimension),
         "bias": bias if bias is None or dimension == 1 else _part(bias, 0),
     }
@@ -274,21 +278,11 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "only_multiplied": own * ranks,
         "entered_late": mixed @ _part(linear.weight.detach(), 0),
     }
-    ours = x.clone().requires_grad_()
-    output, warned, in_place, changed = _call(learner, ours, linear, lambda _: _part(weights, -1))
-    gradients = _gradients(ours, linear, 0)
-    return Answer(
-        output,
-        gradients,
-        _part(y, -1).detach(),
-        right_gradients,
-        other_outputs,
-        other_gradients,
-        warned,
-        in_place,
-        changed,
-        _uses_other_parts(learner, linear, x, lambda _: _part(weights, -1), 0),
-    )
+    ours, parameters = x.clone().requires_grad_(), list(linear.parameters())
+    others_used = _uses_other_parts(learner, linear, x, lambda _: _part(weights, -1), 0)
+    output, *noted = _call(learner, ours, linear, lambda _: _part(weights, -1))
+    gradients, y = _gradients(ours, parameters, 0), _part(y, -1).detach()
+    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, others_used, *noted)
 
 
 _COLUMN_HINTS = {
@@ -349,13 +343,11 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "gradient_too_large": right_gradients["input"] * ranks,
         "gradient_too_small": right_gradients["input"] / ranks,
     }
-    ours = _part(x, -1).requires_grad_()
-    output, warned, in_place, changed = _call(learner, ours, linear, lambda _: weights)
-    gradients = _gradients(ours, linear, 1)
+    ours, parameters = _part(x, -1).requires_grad_(), list(linear.parameters())
     others_used = _uses_other_parts(learner, linear, _part(x, -1), lambda _: weights, 1)
-    return Answer(
-        output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place, changed, others_used
-    )
+    output, *noted = _call(learner, ours, linear, lambda _: weights)
+    gradients = _gradients(ours, parameters, 1)
+    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, others_used, *noted)
 
 
 _ROW_HINTS = {
@@ -396,4 +388,10 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
             )
         _judge_gradients(answer, rank, case, answers[0])
         _judge_in_place(answer, rank, case)
+        if answer.sent:
+            raise Wrong(
+                "sent_backward",
+                f"{case}the values are right, but the backward pass sends. The gradient of the output is the same on "
+                "each rank, and each has it.",
+            )
         _judge_parts(answer, rank, case, "columns of `linear.weight`")
