@@ -189,8 +189,9 @@ def test_an_audit_is_accepted(learner):
         (taken_twice_only, "wrong_value"),
         (first_step_counted, "first_step_counted"),
         (first_row_of_a_start, "first_step_counted"),
-        (lambda rows, samples: right(rows, samples + 1), "wrong_value"),
+        (lambda rows, samples: right(rows, samples + 1), "no_such_sample"),
         (lambda rows, samples: (right(rows, samples)[0], [n for n in right(rows, samples)[1] if n]), "sample_0"),
+        (lambda rows, samples: right(rows, 1000), "no_such_sample"),
         (lambda rows, samples: None, "wrong_type"),
     ],
 )

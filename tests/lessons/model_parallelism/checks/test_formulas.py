@@ -212,6 +212,7 @@ def test_utilisations_accepts(answer):
         (lambda *case: shares(*case[:-1], True), "recomputation_always"),
         (lambda *case: shares(*case, scale=100), "percent"),
         (lambda *case: shares(*case, scale=case[5] / case[4]), "not_a_share"),
+        (lambda *case: shares(*case, scale=case[3]), "not_a_share"),
         (lambda *case: [1 / share for share in shares(*case)], "upside_down"),
         (lambda n, layers, *rest: shares(n, layers, *rest, weights=6 * layers), "parameters_of_each_layer"),
         (lambda *case: (shares(*case)[0] * (3 / 4 if case[-1] else 1), shares(*case)[0]), "recomputation_taken_off"),

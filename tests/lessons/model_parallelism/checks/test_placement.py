@@ -99,6 +99,7 @@ def test_mesh_groups_accepts(answer):
         (lambda ranks, tensor: (mesh(ranks, tensor)[0], mesh(ranks, tensor)[0]), "wrong_data_groups"),
         (lambda ranks, tensor: ([[r] for r in range(ranks)], mesh(ranks, tensor)[1]), "wrong_tensor_groups"),
         (lambda ranks, tensor: None, "wrong_type"),
+        (lambda ranks, tensor: [half.double().tolist() for half in mesh_of_tensors(ranks, tensor)], "wrong_type"),
         (lambda ranks, tensor: list(range(ranks)), "wrong_type"),
     ],
 )

@@ -117,8 +117,8 @@ def _refuse_batches(run: Trained, rank: int, count: int) -> None:
     if len(set(run.used)) < count:
         raise Wrong(
             "left_out",
-            f"Rank {rank} has {count} batches and used {len(set(run.used))} of them. No error, and part of the data is "
-            "never seen. Can the others take part in its steps without data of their own?",
+            f"Rank {rank} has {count} batch{'es' * (count != 1)} and used {len(set(run.used))} of them. No error, and "
+            "part of the data is never seen. Can the others take part in its steps without data of their own?",
         )
     if len(run.used) > count:
         raise Wrong(
@@ -128,7 +128,9 @@ def _refuse_batches(run: Trained, rank: int, count: int) -> None:
         )
     refuse_shortened(count, run.left, f"On rank {rank}: ")
     if run.returned != count:
-        raise Wrong("count", f"Rank {rank} trained on {count} batches, but returned {run.returned!r}.")
+        raise Wrong(
+            "count", f"Rank {rank} trained on {count} batch{'es' * (count != 1)}, but returned {run.returned!r}."
+        )
 
 
 def _refuse_weights(runs: list[Trained], counts: list[int]) -> None:

@@ -327,7 +327,8 @@ def _judge_no_share(given: list[float], case: tuple, model: float, where: str) -
     refuse_known(mfu, known, _CLOSE, where=where)
     raise Wrong(
         "not_a_share",
-        f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Is everything per second?",
+        f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Are these the "
+        "FLOP of one token, and is everything per second?",
     )
 
 

@@ -1,6 +1,7 @@
 """Checks of lesson 02 on what lies where: which heads a rank computes, and which ranks hold equal layers or samples."""
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import torch
@@ -104,11 +105,13 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
 def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
     call = f"mesh_groups({ranks}, {tensor})"
     try:
-        tensor_groups, data_groups = ([sorted(int(rank) for rank in group) for group in kind] for kind in answer)
+        tensor_groups, data_groups = ([sorted(index(rank) for rank in group) for group in kind] for kind in answer)
     except (TypeError, ValueError) as error:
         if learners_line(error):  # an error of a generator that the learner returned
             raise
-        raise Wrong("wrong_type", f"{call} is {answer!r}. Two lists of groups were asked for.") from None
+        raise Wrong(
+            "wrong_type", f"{call} is {answer!r}. Two lists of groups of whole numbers were asked for."
+        ) from None
     order = torch.arange(ranks).view(-1, tensor)
     right_tensor, right_data = order.tolist(), order.T.tolist()
     if (sorted(tensor_groups), sorted(data_groups)) == (right_tensor, right_data):

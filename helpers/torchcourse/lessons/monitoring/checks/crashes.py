@@ -86,8 +86,8 @@ def steps_between_saves(learner: Steps) -> str:
             raise Wrong(
                 "wrong_value",
                 f"A save of {save:g} s, steps of {step:g} s, {machines:,} machines that each run for {hours:,g} h "
-                f"from crash to crash: you save after {answer:,g} steps. Compute √(2·C·M) by hand, with M of the "
-                "whole job, in seconds.",
+                f"from crash to crash: you save after {answer:,g} step{'s' * (answer != 1)}. Compute √(2·C·M) by "
+                "hand, with M of the whole job, in seconds.",
             )
     if any(answer != round(answer) for answer in given):
         raise Wrong("not_whole", f"A loop counts whole steps, and you return {given[0]!r}. Round it.")
@@ -156,6 +156,11 @@ def audit(learner: Audit) -> str:
             if read != given:
                 raise Wrong(
                     "inputs_changed", "Afterwards the list of rows is a different one. An audit only reads: use a copy."
+                )
+            if unknown := {*found[0], *found[1]} - set(range(samples)):
+                raise Wrong(
+                    "no_such_sample",
+                    f"For {name}, you name the sample {min(unknown)}; there are the samples 0 to {samples - 1}.",
                 )
             _refuse_known_audits(name, given, samples, found, right)
             if found != right:
