@@ -60,6 +60,22 @@ def inner(batches, edges):
     return bucketized((batch[(batch >= edges[0]) & (batch <= edges[-1])] for batch in batches), edges)
 
 
+def between_each_two_edges(batches, edges):
+    return sum(((batch[:, None] >= edges[:-1]) & (batch[:, None] < edges[1:])).sum(dim=0) for batch in batches)
+
+
+def just_below_the_last_edge(batches, edges):
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
+    for batch in batches:
+        place = torch.bucketize(batch.clamp(edges[0], edges[-1] - 1e-6), edges, right=True) - 1
+        counts += torch.bincount(place, minlength=len(counts))
+    return counts
+
+
+def on_the_cpu(batches, edges):
+    return bucketized((batch.cpu() for batch in batches), edges)
+
+
 def clamping_in_place(batches, edges):
     return bucketized((batch.clamp_(min=edges[0]) for batch in batches), edges)
 
@@ -121,12 +137,15 @@ def by_list(batches, edges):
         (lambda batches, edges: bucketized(list(batches)[-1:], edges), "last_batch"),
         (lambda batches, edges: bucketized(list(batches)[:1], edges), "one_batch"),
         (inner, "lost_outside"),
+        (between_each_two_edges, "lost_from_the_last_edge"),
+        (just_below_the_last_edge, "one_unit"),
         (lambda batches, edges: sum(torch.histc(batch, len(edges) - 1) for batch in batches), "own_range"),
         (lambda batches, edges: bucketized(batches, edges) / 101, "shares"),
         (lambda batches, edges: bucketized(batches, edges).tolist(), "wrong_type"),
         (lambda batches, edges: torch.bincount(torch.bucketize(torch.cat(list(batches)), edges)), "shape"),
         (by_python, "waits"),
         (by_list, "waits"),
+        (on_the_cpu, "waits"),
         (left_bins, "on_the_edge"),
         (evenly, "equal_bins"),
         (lambda batches, edges: bucketized([torch.cat(list(batches))], edges), "all_in_memory"),
@@ -144,6 +163,10 @@ def by_list(batches, edges):
 )
 def test_fixed_histogram_refuses(learner, symptom):
     refused(check.fixed_histogram(learner), symptom)
+
+
+def test_a_batch_that_goes_to_the_cpu_is_not_said_to_become_numbers_alone():
+    assert "or took it to the CPU" in check.fixed_histogram(on_the_cpu).message
 
 
 def test_the_hint_about_the_type_of_counts_speaks_of_float32_where_it_is_one():

@@ -117,6 +117,8 @@ def cutting_the_graph(losses, every, write):
     ("learner", "symptom"),
     [
         (cutting_the_graph, "graph_cut"),
+        (torch.no_grad()(means), "steps_without_gradients"),
+        (torch.inference_mode()(running_sum), "steps_without_gradients"),
         (item_each_step, "waits_each_step"),
         (list_each_step, "waits_each_step"),
         (lambda losses, every, write: means((loss.cpu() for loss in losses), every, write), "waits_each_step"),
@@ -326,6 +328,7 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (reduced(lambda own, total, means: total[0] / total[1], first=1), "steps"),
         (reduced(lambda own, total, means: 0.123), "wrong_value"),
         (lambda log_dir, step, correct, seen: None, "no_writer"),
+        (reduced(lambda own, total, means: total[0] / total[1], writers=(1,)), "no_writer"),
         (reduced(lambda own, total, means: 100 * total[0] / total[1]), "percent"),
         (summed_in_half, "rounded"),
         (written_twice, "written_twice"),

@@ -18,12 +18,16 @@ def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], to
     """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
     generator, waited, kept = torch.Generator().manual_seed(0), 0, 0
     unequal = torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])
-    for edges in (torch.linspace(-2, 2, 9), unequal, unequal.double()):
-        batches = _histogram_batches(edges, generator)
+    for edges, unit in ((torch.linspace(-2, 2, 9), 1), (unequal, 1), (unequal.double(), 1), (unequal * _FAR, _FAR)):
+        batches = _histogram_batches(edges, generator, unit)
         read = edges.clone()
-        with CountWaits() as waits:
-            given, most, results = _count_once(learner, batches, read)
-            waited, kept = waited + waits.count, max(kept, results)
+        try:
+            with CountWaits() as waits:
+                given, most, results = _count_once(learner, batches, read)
+                waited, kept = waited + waits.count, max(kept, results)
+        except RuntimeError as error:
+            _refuse_one_unit(error, unit)
+            raise
         bins = len(edges) - 1
         given = tensor_of(
             given, [bins], f"For {bins + 1} edges return a tensor of {bins}: a bin between each two edges."
@@ -52,16 +56,30 @@ def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], to
     if waited:
         raise Wrong(
             "waits",
-            f"The counts are right, but you turned tensors into numbers {waited} times on the way: each waits for "
-            "the device. Count with functions on whole tensors.",
+            f"The counts are right, but {waited} times you turned a tensor into a number or took it to the CPU: each "
+            "waits for the device. Count with functions on whole tensors, where they are.",
         )
     return "All values of all batches in the same bins, none lost: checked on equal and on unequal bins."
 
 
-def _histogram_batches(edges: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
+_FAR = 10_000
+"""By what edges and values are multiplied once: a float32 of this size has no room for a small distance to an edge."""
+
+
+def _refuse_one_unit(error: RuntimeError, unit: int) -> None:
+    """Refuse what stops at large numbers only."""
+    if unit > 1:
+        raise Wrong(
+            "one_unit",
+            f"Right for edges from -1 to 3. With edges and values {unit:,} times as large, your code stops: {error}. "
+            "Is a distance to an edge in it, as `- 1e-6`? What is small depends on the edges.",
+        ) from error
+
+
+def _histogram_batches(edges: torch.Tensor, generator: torch.Generator, unit: int) -> list[torch.Tensor]:
     """Batches of different ranges, with values outside the edges, on the second and the last, and just below one."""
     sizes = ((50, 0.3), (20, 3.0), (31, 1.0))
-    batches = [torch.randn(size, generator=generator, dtype=edges.dtype) * scale for size, scale in sizes]
+    batches = [torch.randn(size, generator=generator, dtype=edges.dtype) * scale * unit for size, scale in sizes]
     batches[0][0], batches[2][-1] = edges[2], edges[-1]
     batches[2][0] = torch.nextafter(edges[3], edges[0])
     return batches
@@ -139,6 +157,10 @@ def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch
         "lost_outside": (
             _counts(values[(values >= edges[0]) & (values <= edges[-1])], edges),
             f"You count {found:g} of {total} values: those beyond the outer edges are lost.",
+        ),
+        "lost_from_the_last_edge": (
+            _counts(values[(values >= edges[0]) & (values < edges[-1])], edges),
+            f"You count {found:g} of {total} values: those beyond the outer edges are lost, and those on the last one.",
         ),
         "own_range": (
             torch.stack([torch.histc(batch, len(edges) - 1) for batch in batches]).sum(dim=0),

@@ -67,6 +67,13 @@ def _logged(learner: Callable, losses: list[float], every: int) -> tuple[Written
     def steps() -> Iterator[torch.Tensor]:
         nonlocal most_alive
         for loss in losses:
+            if not torch.is_grad_enabled():
+                raise Wrong(
+                    "steps_without_gradients",
+                    "Your loop takes the losses while gradients are switched off. The training step that makes a loss "
+                    "runs inside your loop, so its loss gets no graph, and its backward() fails. Switch gradients off "
+                    "around your own arithmetic alone, or take a tensor without a past.",
+                )
             leaf = torch.tensor(loss / 2, requires_grad=True)
             inputs.append(weakref.ref(leaf))
             result = leaf * 2
@@ -300,12 +307,12 @@ TIME_LIMIT = 20.0  # seconds for one call; healthy ranks need a fraction of one
 
 @check
 def log_epoch(learner: Callable[[Path, int, int, int], None]) -> str:
-    """Let two and three ranks log uneven shares, and read what is in the folder afterwards."""
+    """Let two and three ranks log uneven shares, and one alone; read what is in the folder afterwards."""
     hang = (
         "A rank waited for others that never came. Adding up needs all ranks, writing only one: which of your lines "
         "may be inside the if?"
     )
-    for shares in ([(90, 100), (5, 20)], [(1003, 1003), (0, 3001), (703, 2003)]):
+    for shares in ([(90, 100), (5, 20)], [(1003, 1003), (0, 3001), (703, 2003)], [(7, 9)]):
         with tempfile.TemporaryDirectory() as folder:
             on_ranks(
                 _log_two_epochs,
@@ -317,9 +324,9 @@ def log_epoch(learner: Callable[[Path, int, int, int], None]) -> str:
                 hang=hang,
                 left_alone=None,
             )
-            for epoch, value in _accuracies(Path(folder)):
+            for epoch, value in _accuracies(Path(folder), len(shares)):
                 _judge_accuracy(value, [(correct // epoch, seen) for correct, seen in shares])
-    return "One writer, and the accuracy of all samples of all ranks: checked on 2 and 3 ranks with uneven shares."
+    return "One writer, and the accuracy of all samples of all ranks: checked on 1, 2 and 3 ranks."
 
 
 def _log_two_epochs(learner: Callable, folder: Path, shares: list[tuple[int, int]]) -> None:
@@ -329,7 +336,7 @@ def _log_two_epochs(learner: Callable, folder: Path, shares: list[tuple[int, int
         dist.barrier()
 
 
-def _accuracies(folder: Path) -> Iterator[tuple[int, float]]:
+def _accuracies(folder: Path, ranks: int) -> Iterator[tuple[int, float]]:
     """Yield each epoch and its accuracy from the log; refuse a log with no writer, several, or other tags and steps."""
     found = list(folder.iterdir()) if folder.exists() else []
     if folders := [one.name for one in found if one.is_dir()]:
@@ -338,7 +345,8 @@ def _accuracies(folder: Path) -> Iterator[tuple[int, float]]:
         )
     files = [file.name for file in found]
     if not files:
-        raise Wrong("no_writer", "No rank wrote anything. Which rank is the one that writes?")
+        found_out = "With one rank, it wrote nothing." if ranks == 1 else "No rank wrote anything."
+        raise Wrong("no_writer", f"{found_out} Which rank is the one that writes?")
     writers = {event_files.writer(name) for name in files}
     if len(writers) > 1:
         raise Wrong(
