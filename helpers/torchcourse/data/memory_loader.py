@@ -42,7 +42,7 @@ class MemoryLoader:
                 f"MemoryLoader takes tensors, not a {type(data).__name__}. If the samples fit into memory, load them "
                 "once: TensorDataset(*torch.utils.data.default_collate(list(dataset)))."
             )
-        lengths = sorted({len(tensor) for tensor in self.tensors})
+        lengths = sorted({len(tensor) if tensor.dim() else 0 for tensor in self.tensors})
         if len(lengths) > 1 or lengths[0] == 0:
             raise ValueError(f"The tensors have {lengths} samples: all need the same number, and at least one.")
         self.batch_size, self.reuse = samples_per_rank(batch_size), reuse

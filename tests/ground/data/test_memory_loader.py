@@ -57,6 +57,8 @@ def test_what_cannot_be_loaded_is_refused():
         MemoryLoader([torch.zeros(2), torch.zeros(3)], 1)
     with pytest.raises(ValueError, match="at least one"):
         MemoryLoader([torch.zeros(0, 4)], 1)
+    with pytest.raises(ValueError, match="at least one"):
+        MemoryLoader([torch.tensor(1.0)], 1)
     with pytest.raises(ValueError, match="batch_size=0"):
         MemoryLoader(DATA, 0)
 

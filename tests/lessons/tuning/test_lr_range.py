@@ -1,11 +1,13 @@
 """The range test finds rates that train, measures before the step, and leaves no trace."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from torchcourse.lessons.tuning import replay
 from torchcourse.lessons.tuning.digits_task import SPACE, digits_cnn, parts
@@ -62,3 +64,38 @@ def test_what_cannot_be_tested_is_said():
         range_test(model, optimizer, itertools.islice(batches(), 3), F.cross_entropy)
     with pytest.raises(ValueError, match="ended after 0 steps: the loss is not finite"):
         range_test(model, optimizer, batches(), lambda x, y: F.cross_entropy(x, y) * float("nan"))
+
+
+def test_modes_and_gradients_are_put_back_too():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).train()
+    model[1].eval()
+    model(torch.randn(5, 4)).sum().backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    batch = torch.randn(6, 4), torch.arange(6) % 3
+    range_test(model, torch.optim.SGD(model.parameters(), lr=0.1), itertools.repeat(batch), F.cross_entropy, steps=20)
+    assert [part.training for part in (model, *model)] == [True, True, False, True, True]
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def shifted(shift, outputs, targets):
+    return F.cross_entropy(outputs, targets) - shift
+
+
+def test_losses_below_zero_end_no_test_that_goes_well():
+    curves = []
+    for shift in (0, 10):
+        torch.manual_seed(0)
+        model, batch = nn.Linear(4, 3), (torch.randn(6, 4), torch.arange(6) % 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = functools.partial(shifted, shift)
+        curves.append(range_test(model, optimizer, itertools.repeat(batch), loss, steps=30))
+    assert len(curves[1].rates) == len(curves[0].rates) == 30
+    assert curves[1].suggestion == curves[0].suggestion
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 30.5}, {"low": float("nan")}, {"high": float("inf")}])
+def test_rates_that_lead_nowhere_are_refused(wrong):
+    model, optimizer = model_and_optimizer()
+    with pytest.raises(ValueError, match="needs 0 < low < high and 10 steps or more"):
+        range_test(model, optimizer, batches(), F.cross_entropy, **wrong)

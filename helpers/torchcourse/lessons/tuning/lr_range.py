@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from torchcourse.units import is_whole_number
+
 SMOOTHING = 0.8
 """Weight of the past in the smoothed loss."""
 
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is so many times its lowest value."""
+"""The test ends where the smoothed loss is so many times its lowest value, or as far above one below zero."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,19 @@ def range_test(
 ) -> RangeTest:
     """Train for at most `steps` steps while the rate grows from `low` to `high` by equal factors; stop on divergence.
 
-    Model and optimizer are put back as they were.
+    All groups of the optimizer get the same rate. Model and optimizer are put back as they were, with the mode of each
+    part of the model, and its gradients.
 
     Raises:
         ValueError: for rates that do not grow, fewer than 10 steps or batches, or a first loss that is not finite.
     """
-    if not 0 < low < high or steps < 10:
+    if not (0 < low < high < math.inf and is_whole_number(steps) and steps >= 10):
         raise ValueError(f"A range test needs 0 < low < high and 10 steps or more; got {low:g}, {high:g}, {steps}.")
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None  # the steps have gradients of their own
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
@@ -79,7 +86,7 @@ def range_test(
             rates.append(rate)
             losses.append(value.item())
             smoothed.append(SMOOTHING * past + (1 - SMOOTHING) * value.item())
-            if smoothed[-1] > DIVERGED * min(smoothed):
+            if smoothed[-1] - min(smoothed) > (DIVERGED - 1) * abs(min(smoothed)):
                 break
             optimizer.zero_grad()
             value.backward()
@@ -87,6 +94,10 @@ def range_test(
     finally:
         model.load_state_dict(before[0])
         optimizer.load_state_dict(before[1])
+        for module, mode in modes:
+            module.train(mode)  # the parts of a part come after it
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
     if len(rates) < 10:
         raise ValueError(
             f"The range test ended after {len(rates)} steps: the loss is not finite from the start, `low` is too "
