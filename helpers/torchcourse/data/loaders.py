@@ -135,22 +135,23 @@ def set_epoch(loader: Iterable, epoch: int) -> None:
     Those inside others are told, too: the sampler of a BatchSampler, the datasets of a Subset or a ConcatDataset.
     """
     parts: list[Any] = [loader]
-    told: list[Any] = []
+    told: dict[int, Any] = {}
     while parts:
         part = parts.pop()
-        if any(part is other for other in told):
+        if id(part) in told:
             continue
-        told.append(part)
+        told[id(part)] = part
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
         parts += _parts_inside(part)
 
 
 def _parts_inside(part: Any) -> list[Any]:
-    inside = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset", "datasets")]
-    for several in inside:
-        if isinstance(several, list | tuple | dict):  # the datasets of a ConcatDataset, a StackDataset
-            inside = [*inside, *(several.values() if isinstance(several, dict) else several)]
+    """Return samplers and datasets. What is in a list of samples, or of their numbers, is none."""
+    inside = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+    several = getattr(part, "datasets", None)  # of a ConcatDataset, a StackDataset
+    if isinstance(several, list | tuple | dict):
+        inside += several.values() if isinstance(several, dict) else several
     return [one for one in inside if one is not None and not isinstance(one, list | tuple | dict)]
 
 

@@ -290,3 +290,27 @@ def test_what_is_no_seed_is_said(seed):
     ):
         with pytest.raises(ValueError, match="is no whole number"):
             make()
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(cast(Any, list(torch.arange(20_000))), 4),
+        lambda: DataLoader(dataset(20_000), 4, sampler=range(20_000)),
+        lambda: DataLoader(dataset(20_000), 4, sampler=list(range(20_000))),
+        lambda: DataLoader(dataset(8), batch_sampler=[[number, 0] for number in range(8)] * 2000),
+    ],
+)
+def test_samples_in_a_list_and_their_numbers_are_not_told_which_epoch_comes(loader):
+    assert len(loaders._parts_inside(loader())) < 5
+
+
+def test_many_files_in_one_dataset_are_told_at_once():
+    told = []
+
+    class File(Noise):
+        def set_epoch(self, number):
+            told.append(number)
+
+    loaders.set_epoch(DataLoader(ConcatDataset([File() for _ in range(300)])), 7)
+    assert told == [7] * 300
