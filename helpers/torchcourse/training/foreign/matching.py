@@ -149,14 +149,25 @@ def _renamed(matches: list[Match], model: nn.Module, leave: tuple[str, ...]) -> 
 
 
 def _through_hooks(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Return what a model's `load_state_dict` makes of weights before it compares names; None if that fails."""
+    """Return what a model's `load_state_dict` makes of weights before it compares names; None if that fails.
+
+    The model stays as it is: what takes its shape from the weights (a lazy layer, a queue) waits until they are loaded.
+    """
     changed = dict(weights)
+    places: list[dict[str, Any]] = [one for part in model.modules() for one in (part._parameters, part._buffers)]
+    own = [(place, dict(place)) for place in places]
     try:
         for name, module in model.named_modules():
+            if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+                continue
             for hook in module._load_state_dict_pre_hooks.values():
                 hook(changed, f"{name}." if name else "", {}, True, [], [], [])
     except Exception:  # of whatever kind: it is the model's own code, and meant for other names
         return None
+    finally:
+        for place, before in own:
+            place.clear()
+            place.update(before)
     return changed
 
 

@@ -311,3 +311,28 @@ def test_a_bit_that_changed_in_the_head_of_an_old_file_ends_in_one_sentence(tmp_
         path.write_bytes(damaged)
         with contextlib.suppress(CheckpointError):  # and no other; a name of a device may be any
             load_any(path, model, quiet=True)
+
+
+class Queue(nn.Module):
+    """A lazy layer and a queue that becomes as long as the file's when weights are loaded."""
+
+    queue: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.LazyLinear(2)
+        self.register_buffer("queue", torch.zeros(0, 2))
+        self.register_load_state_dict_pre_hook(self._make_room)
+
+    def _make_room(self, _module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+        self.queue = torch.zeros_like(state[f"{prefix}queue"])
+
+
+def test_a_model_keeps_its_shapes_when_nothing_fits(tmp_path):
+    model = Queue()
+    weights = {"body.weight": torch.zeros(2, 3), "body.bias": torch.zeros(2), "queue": torch.ones(5, 2)}
+    torch.save(weights | {"other": torch.zeros(1)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="nothing was loaded"):
+        load_any(tmp_path / "file.pth", model, quiet=True)
+    assert isinstance(model.body.weight, nn.parameter.UninitializedParameter)
+    assert model.queue.shape == (0, 2)
