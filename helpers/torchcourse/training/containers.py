@@ -25,10 +25,17 @@ def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors in a container, or the one that is none."""
-    if isinstance(value, torch.Tensor):
+    return (item for item in leaves(value) if isinstance(item, torch.Tensor))
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield whatever is in a container, or the one thing that is none."""
+    items = _items(value)
+    if items is None:
         yield value
-    for item in (_items(value) or {}).values():
-        yield from tensors(item)
+        return
+    for item in items.values():
+        yield from leaves(item)
 
 
 def rows(value: Any, part: slice) -> Any:

@@ -62,11 +62,11 @@ def evaluate(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> dict[st
     """Return loss and metrics over all samples of the loader, of all ranks together; nothing, if it was stopped.
 
     Without gradients, and not in inference mode: no training accepts the tensors that a model makes and keeps there,
-    such as a mask for the longest sequence so far.
+    such as a mask for the longest sequence so far. What the loss function keeps in its buffers is of training alone.
     """
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored, evaluation=True)
     wrappers.broadcast_buffers(trainer.model)
-    with evaluating(trainer.model), torch.no_grad():
+    with evaluating(trainer.model), trainer.loss.buffers.untouched(), torch.no_grad():
         for batch in stop.until(iter(loader)):
             _add_batch(trainer, batch, averages)
     return {} if stop.requested else averages.means()
@@ -79,7 +79,7 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
     generators = generators_of(loader, trainer.model, trainer.loss.fn)
     random = random_state(generators)
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
-    with evaluating(trainer.model):
+    with evaluating(trainer.model), trainer.loss.buffers.untouched():
         with torch.no_grad():
             for batch in islice(stop.until(iter(loader)), 1):
                 _add_batch(trainer, batch, averages, first=True)

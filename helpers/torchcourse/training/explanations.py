@@ -5,10 +5,12 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from torchcourse.ranks import who
+from torchcourse.training.containers import leaves
 from torchcourse.training.position import Position
 from torchcourse.training.wrappers import unwrap
 
@@ -26,7 +28,7 @@ LONE = (
 def about_model(error: Exception, model: nn.Module, inputs: Any, targets: torch.Tensor) -> ValueError | None:
     """Return an error instead of one that the model raised, where its cause is known."""
     reason = str(error)
-    if isinstance(error, TypeError) and "numpy.ndarray" in reason:
+    if isinstance(error, TypeError) and any(isinstance(one, np.ndarray) for one in leaves(inputs)):
         return ValueError(
             "The batch's inputs are NumPy arrays, which the model cannot take. Let the dataset return "
             "torch.from_numpy(…), or give the loader a collate_fn that makes tensors."

@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,6 +110,8 @@ def are_those_of(generators: Sequence[Generator], state: dict[str, Any]) -> bool
 def _kind(generator: Generator) -> str:
     if isinstance(generator, np.random.Generator):
         return str(generator.bit_generator.state["bit_generator"])
+    if isinstance(generator, np.random.RandomState):
+        return _kind_of_state(_state(generator))
     return type(generator).__mro__[-2].__name__ if isinstance(generator, random.Random) else type(generator).__name__
 
 
@@ -117,7 +119,7 @@ def _kind_of_state(state: Any) -> str:
     if isinstance(state, torch.Tensor):
         return "Generator"
     if isinstance(state, dict):
-        return str(state["bit_generator"])
+        return str(state["bit_generator"]) + (" in a RandomState" if "gauss" in state else "")
     return "RandomState" if isinstance(state[0], str) else "Random"
 
 
@@ -127,7 +129,10 @@ def _state(generator: Generator) -> Any:
     if isinstance(generator, random.Random):
         return _of_python(generator.getstate())
     if isinstance(generator, np.random.RandomState):
-        return _of_numpy(cast(tuple[Any, ...], generator.get_state()))
+        state = generator.get_state(legacy=False)
+        if state["bit_generator"] == "MT19937":
+            return _of_numpy(generator.get_state())
+        return _numbers(state)
     return _numbers(generator.bit_generator.state)
 
 
@@ -137,7 +142,8 @@ def _set(generator: Generator, state: Any) -> None:
     elif isinstance(generator, random.Random):
         generator.setstate(_for_python(state))
     elif isinstance(generator, np.random.RandomState):
-        generator.set_state(_for_numpy(state))
+        like = generator.get_state(legacy=False)
+        generator.set_state(_arrays(state, like) if isinstance(state, dict) else _for_numpy(state))
     else:
         generator.bit_generator.state = _arrays(state, generator.bit_generator.state)
 

@@ -22,7 +22,6 @@ class Running(Training, Protocol):
     """A Trainer in the midst of a fit."""
 
     accumulate: int
-    device: torch.device
     generators: list[Generator]
     random_at_epoch: dict[str, Any]
 

@@ -180,12 +180,15 @@ class Loss:
         """Raise ValueError if the order of the targets does not count, while their shape does."""
         try:
             with torch.random.fork_rng(devices=[]), self.buffers.untouched():
-                turned, fitting = (self.fn(outputs, other) for other in (targets.flip(0), targets.view_as(outputs)))
+                turned, fitting = (self.fn(outputs, other) for other in (targets.roll(1, 0), targets.view_as(outputs)))
         except Exception:
             return
         if turned.dim():  # one value per sample, whose shape says it
             return
-        if _gap(loss, turned) <= _tolerance(loss) / 100 and _gap(loss, fitting) > _tolerance(loss):
+        # Where all outputs are equal, as those of a last layer that begins at zero, no order counts. To a right loss
+        # the other shape is then every pair, whose mean is the same, and whose sum is N times as large.
+        same = torch.stack([_gap(fitting, loss), _gap(fitting, loss * len(targets))]).min()
+        if _gap(loss, turned) <= _tolerance(loss) / 100 and same > _tolerance(loss):
             raise about_loss(ValueError(_EVERY_PAIR), outputs, targets)
 
     @torch.no_grad()
@@ -267,7 +270,9 @@ def _refuse_pairs_of_samples(values: torch.Tensor, outputs: Any, targets: torch.
 
 def _refuse_means_as_sums(pairs: list[tuple[torch.Tensor, Count]], sizes: list[int]) -> None:
     """Raise ValueError if the first of (sum, count) is no sum, as those of two parts and of the whole batch tell."""
-    whole = pairs[-1][0]
+    whole, of_whole = pairs[-1]
+    if of_whole == 1:  # the batch counts as one, and its mean is divided by nothing
+        return
     sums = torch.stack([total for total, _ in pairs[:-1]])
     counts = torch.stack([torch.as_tensor(count, device=sums.device) for _, count in pairs[:-1]])
     weights = (counts, torch.tensor(sizes, device=sums.device))

@@ -8,7 +8,7 @@ import torch
 
 from torchcourse.ranks import who
 from torchcourse.training import losses
-from torchcourse.training.containers import joined, mapped, rows
+from torchcourse.training.containers import joined, mapped, rows, tensors
 from torchcourse.training.explanations import shapes
 from torchcourse.training.losses import Count, LabelsToCount, numbers
 
@@ -280,14 +280,14 @@ def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, 
 @torch.no_grad()
 def check_rows(name: str, metric: Callable[..., Any], whole: torch.Tensor, outputs: Any, targets: torch.Tensor) -> None:
     """Raise ValueError if a metric has as many rows as there are samples by chance: of a part it has others."""
-    if len(targets) < 2:
-        return
+    if len(targets) < 2 or any(one.dim() and len(one) != len(targets) for one in tensors(outputs)):
+        return  # no part can be told, or none can be cut out of outputs that are not one per sample
     few = (len(targets) + 2) // 3
     try:
         part = metric(rows(outputs, slice(few)), targets[:few])
     except Exception:  # of whatever kind: it takes whole batches only
         return
-    if part.shape != (few, *whole.shape[1:]):
+    if getattr(part, "shape", None) != (few, *whole.shape[1:]):
         raise ValueError(
             f"The metric {name!r} returned {shapes(whole)} for {len(targets)} samples, and {shapes(part)} for {few} of "
             "them. It has to return one row per sample: not one per class, nor each output compared with each target."

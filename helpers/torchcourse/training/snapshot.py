@@ -33,6 +33,7 @@ class Training(Protocol):
     averages: Averages
     loss: Loss
     settings: dict[str, Any]
+    device: torch.device
 
 
 def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequence[Generator]) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
-    trainer.loss.buffers.load(_of_this_rank(state.get("loss", [{}])))
+    trainer.loss.buffers.load(_of_this_rank(state.get("loss", [{}])), trainer.device)
     if trainer.position.batch:
         trainer.averages.load_state(state["averages"])
 

@@ -55,6 +55,7 @@ GENERATORS: dict[str, Callable[[], Generator]] = {
     "NumPy": lambda: np.random.default_rng(1),
     "NumPy, MT19937": lambda: np.random.Generator(np.random.MT19937(1)),
     "NumPy, old": lambda: np.random.RandomState(1),
+    "NumPy, old, PCG64": lambda: np.random.RandomState(np.random.PCG64(1)),
     "Python": lambda: random.Random(1),
     "torch": lambda: torch.Generator().manual_seed(1),
 }
@@ -188,7 +189,7 @@ def test_class_weights_of_a_new_loss_function_hold_and_a_missing_center_is_refus
     new.loss.fn.weight.copy_(weights)
     new.fit(batches(), 2, resume=True)
     assert torch.equal(new.loss.fn.weight, weights)
-    other = trainer(tmp_path, seed=3, loss_fn=lambda: Centered(size=1))
+    other = trainer(tmp_path, seed=3, loss_fn=lambda: Centered(size=2))
     before = next(other.model.parameters()).clone()
     with pytest.raises(CheckpointError, match=r"the loss function's center \[3\], which this one lacks"):
         other.fit(batches(), 3, resume=True)
@@ -289,3 +290,61 @@ def test_a_loader_that_draws_from_another_generator_is_told(tmp_path, capsys):
     trainer(tmp_path).fit(other, 3, resume=True)
     assert "draw from other" not in capsys.readouterr().out
     assert generators_of(Collate(random.SystemRandom())) == []  # it has no state
+
+
+@pytest.mark.parametrize("stop_at", [None, 4])
+def test_what_a_loss_function_keeps_goes_on_beside_an_evaluation(tmp_path, stop_at):
+    whole, broken = (trainer(tmp_path / name, loss_fn=Centered) for name in ("whole", "broken"))
+    whole.fit(batches(), 3, batches())
+    broken.fit(batches(), None if stop_at else 2, batches(), max_steps=stop_at)
+    resumed = trainer(tmp_path / "broken", seed=9, loss_fn=Centered)
+    resumed.fit(batches(), 3, batches(), resume=True)
+    assert torch.equal(resumed.loss.fn.center, whole.loss.fn.center)
+
+
+class Growing(nn.Module):
+    """A loss that learns from its first batch how large its center is, and saves its state in a way of its own."""
+
+    center: torch.Tensor | None
+    passing: torch.Tensor
+
+    def __init__(self, first):
+        super().__init__()
+        self.register_buffer("center", first)
+        self.register_buffer("links", torch.eye(CLASSES).to_sparse())
+        self.register_buffer("passing", torch.zeros(1), persistent=False)
+
+    def state_dict(self):  # type: ignore[override]  # as people write it
+        return {}
+
+    def forward(self, outputs, targets):
+        mean = outputs.detach().mean(0)
+        old = torch.zeros(1) if self.center is None or not self.center.numel() else self.center
+        loss = F.cross_entropy(outputs - old, targets, reduction="none")
+        self.center = 0.9 * old + 0.1 * mean
+        self.passing = self.passing + 1
+        return loss
+
+
+@pytest.mark.parametrize("first", [None, torch.zeros(0), torch.zeros(()), torch.zeros(1)])
+def test_what_a_loss_function_makes_on_its_first_batch_goes_on(tmp_path, first):
+    assert ends_alike(tmp_path, loss_fn=lambda: Growing(first))
+    resumed = trainer(tmp_path / "again", loss_fn=lambda: Growing(first))
+    resumed.fit(batches(), 1)
+    saved = checkpoint.load(tmp_path / "again" / "last.pt")["loss"][0]
+    assert saved.keys() == {"center"}
+    again = trainer(tmp_path / "again", loss_fn=lambda: Growing(first))
+    again.fit(batches(), 1, resume=True)
+    assert torch.equal(again.loss.fn.center, resumed.loss.fn.center)
+
+
+def test_a_loss_function_with_a_lazy_norm_is_trained_with(tmp_path):
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LazyBatchNorm1d(affine=False)
+
+        def forward(self, outputs, targets):
+            return F.cross_entropy(self.norm(outputs), targets, reduction="none")
+
+    assert trainer(tmp_path, loss_fn=Normed).fit(batches(), 1, batches())["loss"]

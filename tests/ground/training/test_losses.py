@@ -464,3 +464,21 @@ def test_targets_of_one_column_are_not_compared_with_each_output_either():
         ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
         with pytest.raises(ValueError, match="it compares each output with each target"):
             ours.fit([(torch.randn(8, 4), torch.randn(8, 1))], 1)
+
+
+def flat_error(outputs, targets):
+    return ((outputs.squeeze(1) - targets) ** 2).sum() / len(targets)
+
+
+@pytest.mark.parametrize("loss_fn", [flat_error, lambda outputs, targets: (flat_error(outputs, targets), 1)])
+@pytest.mark.parametrize("size", [1.0, 1e-6, 0.0])
+@pytest.mark.parametrize("targets", [[0.0, 1.0, 1.0, 0.0], [1.0] * 4, [0.3, 0.1, 0.9, 0.5]])
+def test_a_right_loss_of_one_column_is_accepted_of_any_first_batch(loss_fn, size, targets):
+    """Of labels that read the same backward, or are all alike, and of a last layer that begins at zero, too."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    with torch.no_grad():
+        model.weight.mul_(size)
+        model.bias.zero_()
+    ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
+    ours.fit([(torch.randn(4, 4), torch.tensor(targets))], 1)

@@ -154,3 +154,20 @@ def test_a_metric_of_as_many_values_as_samples_by_chance_is_refused(metric):
     )
     with pytest.raises(ValueError, match=r"'a' returned shape .* for 3 samples, and shape .* for 1 of them"):
         ours.fit([(torch.randn(3, 4), torch.tensor([0, 1, 2]))], 1)
+
+
+def test_a_metric_of_outputs_that_have_the_samples_elsewhere_is_accepted():
+    class TimeFirst(torch.nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs).expand(7, -1, -1)
+
+    model = TimeFirst(4, 3)
+    ours = Trainer(
+        model,
+        torch.optim.SGD(model.parameters()),
+        lambda outputs, targets: torch.nn.functional.cross_entropy(outputs.mean(0), targets, reduction="none"),
+        metrics={"sure": lambda outputs, targets: outputs.mean(0).softmax(1).amax(1)},
+        progress=False,
+    )
+    history = ours.fit([(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))], 1)
+    assert 0 < history["sure"][0] < 1
