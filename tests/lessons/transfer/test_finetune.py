@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from torchcourse.data import make_loader
+from torchcourse.lessons.transfer import finetune
 from torchcourse.lessons.transfer.backbones import Classifier, mnist_cnn
 from torchcourse.lessons.transfer.finetune import (
     falling_rates,
@@ -183,3 +184,10 @@ def test_a_norm_without_statistics_has_none_to_keep():
     assert freeze_norms(model) == 0
     with pytest.raises(ValueError, match="Run a batch through the model first"):
         freeze_norms(nn.Sequential(nn.LazyBatchNorm1d()))
+
+
+@pytest.mark.parametrize("epochs", [0, 1.5])
+def test_fine_tuning_of_no_epochs_is_refused(model, epochs):
+    data = TensorDataset(torch.zeros(4, 1, 28, 28), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="takes one epoch or more"):
+        finetune.fine_tune(model, data, {"*": 1e-3}, epochs, 4)

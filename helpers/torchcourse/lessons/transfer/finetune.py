@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from torchcourse.data.loaders import make_loader
 from torchcourse.training import Trainer
+from torchcourse.units import is_whole_number
 
 
 def freeze(model: nn.Module, *names: str) -> list[str]:
@@ -137,8 +138,10 @@ def fine_tune(
     several ranks the batch is dealt to them.
 
     Raises:
-        ValueError: for a name that no parameter has, or a parameter to be trained without a rate.
+        ValueError: for a name that no parameter has, a parameter to be trained without a rate, or no epochs.
     """
+    if not is_whole_number(epochs) or epochs < 1:
+        raise ValueError(f"Fine-tuning takes one epoch or more, but epochs is {epochs!r}.")
     loader = make_loader(data, batch_size, seed=seed)
     groups = rate_groups(model, rates)
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-2, fused=True)  # a third less of a small network's step

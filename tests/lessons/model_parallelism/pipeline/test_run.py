@@ -313,3 +313,9 @@ def test_one_loss_per_sample_is_averaged():
 def test_a_loss_that_micro_batches_would_change_is_refused(kind, loss_fn, sentence):
     with pytest.raises(RankError, match=sentence):
         run_ranks(beside_one_process, kind, one_f_one_b(2, 4), loss_fn, world_size=2)
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(1, 1)), nn.Sequential(), nn.Linear(1, 1), nn.ModuleList()])
+def test_what_has_no_first_and_last_layer_is_not_cut(model):
+    with pytest.raises(ValueError, match=r"takes an nn\.Sequential with a first and a last layer, not a"):
+        cut(model, 1)

@@ -33,8 +33,14 @@ def cut(model: nn.Sequential, stages: int) -> list[nn.Sequential]:
     So `cut(Sequential(embedding, *blocks, head), 4)` shares out the blocks.
 
     Raises:
-        ValueError: if the stages do not divide the layers between the first and the last.
+        ValueError: if the stages do not divide the layers between the first and the last, or there are no such ends.
     """
+    if not isinstance(model, nn.Sequential) or len(model) < 2:
+        layers = f" of {len(model)} layer(s)" if isinstance(model, nn.Sequential) else ""
+        raise ValueError(
+            f"cut() takes an nn.Sequential with a first and a last layer, not a {type(model).__name__}{layers}. Put "
+            "the layers into one, in the order in which they compute."
+        )
     first, *blocks, last = model
     parts = [blocks[part.start : part.stop] for part in layers_of(len(blocks), stages)]
     parts[0].insert(0, first)
