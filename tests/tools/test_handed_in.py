@@ -107,6 +107,25 @@ def test_what_lies_elsewhere_is_named(course, known, tmp_path):
     assert staging.stage(source, known).notes == ["there is no notebook in the folder, but work.zip"]
 
 
+def test_a_folder_without_a_notebook_below_it_stays_what_was_handed_in(known, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digits.csv").touch()
+    (tmp_path / "answers.pdf").touch()
+    staged = staging.stage(tmp_path, known)
+    assert staged.notes == ["there is no notebook in the folder, but answers.pdf, data/digits.csv"]
+    before = staging.digest(tmp_path, "")
+    (tmp_path / "answers.pdf").write_text("more")
+    assert staging.digest(tmp_path, "") != before
+
+
+@pytest.mark.parametrize("role", [None, 5, [], {"grade_id": None}])
+def test_a_role_that_is_none_keeps_nothing_from_being_graded(course, tmp_path, role):
+    path = hand_in(course, tmp_path, "ada", solved=True)
+    path.write_bytes(changed(path.read_text(), {"metadata": {"nbgrader": role}}))
+    (row,) = grade_class(tmp_path, root=course)
+    assert (row.score, row.state) == (3, "needs manual grading"), row.note
+
+
 def answer_in_the_check(cells, _notebook):
     cells["check-double"].source = "def double(number):\n    return 2 * number\n\n\n" + cells["check-double"].source
 

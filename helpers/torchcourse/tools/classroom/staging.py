@@ -129,14 +129,15 @@ def beside(source: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _unwrapped(source: Path) -> Path:
-    """Return the folder with the notebooks: one within the other where that is all, as in a zip file of a folder."""
+    """Return the folder with the notebooks: the one folder within it, or within that, as in a zip file of a folder."""
+    place = source
     for _ in range(_DEEPEST):
         with contextlib.suppress(OSError):
-            folders = [entry for entry in os.scandir(source) if entry.is_dir(follow_symlinks=False)]
+            folders = [entry for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False)]
             folders = [entry for entry in folders if not entry.name.startswith(".") and entry.name not in _NOT_GIVEN]
-            if len(folders) == 1 and not _notebooks(source):
-                source = Path(folders[0])
-    return source
+            if len(folders) == 1 and not _notebooks(place):
+                place = Path(folders[0])
+    return place if _notebooks(place) else source
 
 
 def _notebooks(source: Path) -> list[Path]:
@@ -325,8 +326,8 @@ def _mend(notebook: NotebookNode) -> None:
         ):
             cell.id = f"handed-in-{number}"
         seen.add(cell.id)
-        role = cell.metadata.get("nbgrader")
-        if role is not None and not (isinstance(role, dict) and isinstance(role.get("grade_id", ""), str)):
+        role = cell.metadata.get("nbgrader", {})
+        if not (isinstance(role, dict) and isinstance(role.get("grade_id", ""), str)):
             del cell.metadata["nbgrader"]
     notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 5))
 
