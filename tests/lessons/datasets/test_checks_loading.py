@@ -328,6 +328,13 @@ def by_global_seed(samples, batch_size, seed, epoch, drawn, waiting):
     return [part.tolist() for part in torch.randperm(samples).split(batch_size)][drawn - waiting :]
 
 
+def by_a_seed_put_back(*given):
+    seed = torch.initial_seed()
+    batches = by_global_seed(*given)
+    torch.manual_seed(seed)
+    return batches
+
+
 def by_samples(samples, batch_size, seed, epoch, drawn, waiting):
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
     return [part.tolist() for part in order[drawn - waiting :].split(batch_size)]
@@ -347,6 +354,7 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
     ("learner", "symptom"),
     [
         (by_global_seed, "global_stream"),
+        (by_a_seed_put_back, "global_stream"),
         (by_samples, "samples_not_batches"),
         (lambda *given: None, "wrong_type"),
         (lambda *given: len(rest(*given)), "wrong_type"),

@@ -115,6 +115,23 @@ def synced_before_it_is_handed_over(state, path):
     os.replace(path + ".tmp", path)
 
 
+def syncs_the_folder_only(state, path):
+    torch.save(state, path + ".tmp")
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+    os.replace(path + ".tmp", path)
+
+
+def syncs_what_it_copies(state, path):
+    with open(path + ".tmp", "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.copyfile(path + ".tmp", path + ".new")
+    os.replace(path + ".new", path)
+
+
 def forgets_the_name(state, path):
     torch.save(state, path + ".tmp")
 
@@ -183,6 +200,8 @@ def test_other_calls_than_fsync_force_a_file_to_the_disk_as_well(learner, monkey
         (in_another_folder, "elsewhere"),
         (forgets_the_name, "not_saved"),
         (synced_before_it_is_handed_over, "synced_too_early"),
+        (syncs_the_folder_only, "another_file_synced"),
+        (syncs_what_it_copies, "another_file_synced"),
         (lambda state, path: os.replace(path, path + ".tmp"), "gone"),
         (lambda state, path: pathlib.Path(path).write_bytes(pickle.dumps(state)), "unreadable"),
         (lambda state, path: save_beside(state["model"], path), "other_state"),
@@ -321,6 +340,13 @@ def with_manual_seed(image, seed, epoch, index):
     return image + 0.1 * torch.randn_like(image)
 
 
+def with_the_seed_put_back(image, *key):
+    seed = torch.initial_seed()
+    noisy = with_manual_seed(image, *key)
+    torch.manual_seed(seed)
+    return noisy
+
+
 def with_numpys_stream(image, *key):
     np.random.seed(key)
     return image + torch.from_numpy(0.1 * np.random.standard_normal(tuple(image.shape))).to(image.dtype)
@@ -348,6 +374,7 @@ def draw(image, generator):
     [
         (lambda image, seed, epoch, index: image + 0.1 * torch.randn_like(image), "stream"),
         (with_manual_seed, "global"),
+        (with_the_seed_put_back, "global"),
         (lambda image, seed, epoch, index: draw(image, generator_of(seed, index)), "same_every_epoch"),
         (lambda image, seed, epoch, index: draw(image, generator_of(seed, epoch)), "same_for_all"),
         (lambda image, seed, epoch, index: draw(image, generator_of(epoch, index)), "seed_ignored"),

@@ -112,6 +112,7 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
         (12, 5, 2, 1, 1, 0),
     ]:
         torch.manual_seed(samples + drawn)
+        torch.rand(())  # at the start of the stream, a seed that is put back looks like a state that is
         before = torch.get_rng_state()
         given = learner(samples, size, seed, epoch, drawn, waiting)
         if not torch.equal(before, torch.get_rng_state()):

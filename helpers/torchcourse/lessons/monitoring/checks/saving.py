@@ -52,18 +52,7 @@ def save_whole(learner: Save) -> str:
                 f"Your temporary file is in {seen.moved_from}. If that is another disk, moving it is a copy, and "
                 "a copy can be killed half-way. Which folder is certainly on the same disk as the file?",
             )
-        if seen.synced and seen.moved_bytes is not None and seen.moved_bytes not in seen.synced:
-            raise Wrong(
-                "synced_too_early",
-                f"When you call os.fsync, {max(seen.synced):,} of the file's {seen.moved_bytes:,} bytes are in it: the "
-                "rest is not yet written, or still in Python's hands. What hands it over before?",
-            )
-        if not seen.synced:
-            raise Wrong(
-                "no_fsync",
-                "A kill does no harm now, but a power cut may: what you wrote is in the system's memory, and the new "
-                "name can reach the disk before the content does. What forces a file to the disk?",
-            )
+        _judge_sync(seen)
     return f"Killed in the middle of torch.save and at {lines} lines of yours: the file was whole each time."
 
 
@@ -158,15 +147,41 @@ def _step_in(path: Path) -> int | None:
 class _Seen:
     """What a call did.
 
-    `lines`: how many ran. `opened`: the target, for writing. `synced`: the bytes of what was forced to the disk before
-    the move. `moved_from`, `moved_bytes`: where the new file came from, and its size then.
+    `lines`: how many ran. `opened`: the target, for writing. `synced`: what was forced to the disk before the move, and
+    its bytes then. `moved`, `moved_from`, `moved_bytes`: the new file, where it came from, and its size then. Files are
+    known by their numbers on the disk (inodes).
     """
 
     lines: int = 0
     opened: bool = False
-    synced: set[int] = field(default_factory=set)
+    synced: dict[int, int] = field(default_factory=dict)
+    moved: int | None = None
     moved_from: str | None = None
     moved_bytes: int | None = None
+
+
+def _judge_sync(seen: _Seen) -> None:
+    """Refuse a move before which the moved file was not forced to the disk, or not all of it."""
+    if not seen.synced:
+        raise Wrong(
+            "no_fsync",
+            "A kill does no harm now, but a power cut may: what you wrote is in the system's memory, and the new "
+            "name can reach the disk before the content does. What forces a file to the disk?",
+        )
+    if seen.moved is None:
+        return
+    if seen.moved not in seen.synced:
+        raise Wrong(
+            "another_file_synced",
+            "You call os.fsync, but not for the file that gets the new name: what it holds may still be in the system's "
+            "memory, and a power cut takes that. Which file has to be on the disk?",
+        )
+    if seen.synced[seen.moved] != seen.moved_bytes:
+        raise Wrong(
+            "synced_too_early",
+            f"When you call os.fsync, {seen.synced[seen.moved]:,} of the file's {seen.moved_bytes:,} bytes are in it: "
+            "the rest is not yet written, or still in Python's hands. What hands it over before?",
+        )
 
 
 def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
@@ -190,7 +205,8 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
             seen.opened |= isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
         elif event == "os.rename" and os.fspath(args[1]) == path:
             seen.moved_from = os.path.dirname(os.path.abspath(os.fspath(args[0])))
-            seen.moved_bytes = os.path.getsize(args[0])
+            file = os.stat(args[0])
+            seen.moved, seen.moved_bytes = file.st_ino, file.st_size
 
     def trace(frame: Any, event: str, _arg: Any) -> Any:
         if frame.f_code.co_filename not in files:
@@ -225,7 +241,7 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
             of_all = [] if descriptors else [os.stat(file) for file in Path(path).parent.iterdir()]  # by os.sync()
             found = [os.fstat(one if isinstance(one, int) else one.fileno()) for one in descriptors] + of_all
             if seen.moved_from is None:
-                seen.synced.update(one.st_size for one in found)
+                seen.synced.update((one.st_ino, one.st_size) for one in found)
 
         return sync
 
