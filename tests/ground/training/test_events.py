@@ -256,3 +256,20 @@ def test_a_folder_that_is_called_like_an_event_file_is_passed_by(tmp_path):
     with Monitor(tmp_path) as board:
         board.scalars(1, {"loss": 0.5})
     assert read_run(tmp_path).scalars == {"loss": ([1], [0.5])}
+
+
+def test_a_flipped_bit_in_a_scalar_ends_what_is_read(tmp_path, capsys):
+    with Monitor(tmp_path) as board:
+        for step in range(200):
+            board.scalars(step, {"loss": 1.0 + step, "accuracy": 0.5})
+    (file,) = tmp_path.iterdir()
+    whole, count = file.read_bytes(), len(read_run(tmp_path).scalars["loss"][0])
+    assert count == 200
+    assert not read_run(tmp_path).notes
+    for place in range(len(whole) // 2, len(whole) // 2 + 80):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        run = read_run(tmp_path)
+        assert "is damaged after" in run.notes[0]
+        steps, losses = run.scalars["loss"]
+        assert 50 < len(losses) < 150
+        assert losses == [1.0 + step for step in range(len(steps))]
