@@ -173,8 +173,8 @@ def _judge_sync(seen: _Seen) -> None:
     if seen.moved not in seen.synced:
         raise Wrong(
             "another_file_synced",
-            "You call os.fsync, but not for the file that gets the new name: what it holds may still be in the system's "
-            "memory, and a power cut takes that. Which file has to be on the disk?",
+            "You call os.fsync, but not for the file that gets the new name: what it holds may still be in the "
+            "system's memory, and a power cut takes that. Which file has to be on the disk?",
         )
     if seen.synced[seen.moved] != seen.moved_bytes:
         raise Wrong(
