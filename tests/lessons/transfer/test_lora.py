@@ -11,6 +11,7 @@ from torch.nn.utils.prune import identity
 from torch.utils.data import TensorDataset
 
 from torchcourse.data import make_loader
+from torchcourse.lessons.data_parallelism.sharding import full_parameters, shard_parameters
 from torchcourse.lessons.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
 from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
 from torchcourse.lessons.transfer.lora import (
@@ -364,3 +365,24 @@ def test_numbers_that_an_adapter_cannot_have_are_refused(name, value, sentence):
     with pytest.raises(ValueError, match=sentence):
         load_adapters(model, state)
     assert all(torch.equal(part, before[key]) for key, part in adapter_state(model).items())
+
+
+def two_steps_with_a_mask(sharded):
+    torch.manual_seed(0)
+    model = nn.Sequential(Masked(4, 4), nn.Linear(4, 2)).double()
+    add_lora(model, "0")
+    if sharded:
+        shard_parameters(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(2, 4, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    return full_parameters(model)
+
+
+def test_the_adapter_of_a_masked_layer_is_sharded_with_it():
+    alone = two_steps_with_a_mask(sharded=False)
+    for found in run_ranks(two_steps_with_a_mask, True, world_size=2):
+        for name, parameter in alone.items():
+            torch.testing.assert_close(found[name], parameter)

@@ -168,7 +168,9 @@ def full_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _shard(module: nn.Module) -> None:
     # These compute with the weights of the layers in them, without calling those layers (the second in evaluation).
+    # So does an adapter beside a layer that does more with its weight (`transfer.lora.LoRA`): it says so by `whole`.
     as_a_whole = isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer)
+    as_a_whole = as_a_whole or getattr(module, "whole", False) is True
     names = [name for name, _ in module.named_parameters(recurse=as_a_whole)]
     if not as_a_whole:
         for own, child in module.named_children():
