@@ -116,7 +116,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 def test_numpy_arrays_in_the_model_are_not_taken_for_the_batch_s():
     class Scaled(nn.Linear):
         def forward(self, inputs):
-            return super().forward(nn.functional.linear(inputs, np.eye(self.in_features)))
+            return super().forward(nn.functional.linear(inputs, np.eye(self.in_features)))  # type: ignore[arg-type]
 
     ours = trainer(model=Scaled(WIDTH, CLASSES))
     with pytest.raises(TypeError, match=r"must be Tensor, not numpy\.ndarray"):
