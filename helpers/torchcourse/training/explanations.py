@@ -77,15 +77,23 @@ def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueEr
 def about_loss_that_is_no_number(
     losses: list[tuple[Any, torch.Tensor]], accumulate: int, position: Position
 ) -> FloatingPointError:
-    """Return an error that names the first step whose loss was nan or infinite. Every rank has to call it.
+    """Return an error that names the first step whose loss was nan or infinite, or those in which nothing counts.
+
+    Every rank has to call it.
 
     Args:
         losses: count and loss of each batch since the last log.
         accumulate: batches per step.
         position: at the end of a step.
     """
-    bad = [number // accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
-    step = min(number for numbers in who.gather(bad) for number in numbers) + position.logged + 1
+    own = [number // accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
+    bad = [number for numbers in who.gather(own) for number in numbers]
+    if not bad:
+        return FloatingPointError(
+            f"Nothing counts in the steps from {position.logged + 1} to {position.step}, so that their loss has no "
+            "mean: the loss function returned a count of 0 for each batch. Are all of their targets masked?"
+        )
+    step = min(bad) + position.logged + 1
     return FloatingPointError(
         f"The loss became nan or infinite at step {step} (epoch {position.epoch + 1}), so training stopped. "
         "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, nan in the data, or a batch "

@@ -482,3 +482,17 @@ def test_a_right_loss_of_one_column_is_accepted_of_any_first_batch(loss_fn, size
         model.bias.zero_()
     ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
     ours.fit([(torch.randn(4, 4), torch.tensor(targets))], 1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_of_which_nothing_counts_are_named(accumulate):
+    def masked(outputs, targets):
+        counts = targets > 0
+        return (F.cross_entropy(outputs, targets, reduction="none") * counts).sum(), counts.sum()
+
+    model = nn.Linear(WIDTH, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    ours = Trainer(model, optimizer, masked, metrics={}, progress=False, log_every=2, accumulate=accumulate)
+    some, none = ((torch.randn(4, WIDTH), torch.full((4,), label)) for label in (1, 0))
+    with pytest.raises(FloatingPointError, match="Nothing counts in the steps from 3 to 4"):
+        ours.fit([one for one in (some, none, none, none) for _ in range(accumulate)], 1)
