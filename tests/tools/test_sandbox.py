@@ -21,7 +21,7 @@ from torchcourse.tools.classroom import execution, literal_answers
 from torchcourse.tools.classroom.grader import Runs, Work
 from torchcourse.tools.classroom.preprocessors import SaveClampedGrades, StderrIsNoError
 from torchcourse.tools.classroom.sandbox import box as sandbox
-from torchcourse.tools.classroom.sandbox import bubblewrap, processes
+from torchcourse.tools.classroom.sandbox import bubblewrap, inherited, processes
 from torchcourse.tools.classroom.sandbox import warm as warm_script
 from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Lost, Warm
 from torchcourse.tools.repository import ROOT
@@ -860,3 +860,13 @@ def test_in_bubblewrap_nothing_can_be_reached_either():
         assert error(box.run("while True: pass", 0.5, 20)) == "KeyboardInterrupt"
         ranks = "from torchcourse.ranks import run_ranks\nimport os\nrun_ranks(os.getuid, world_size=2)"
         assert text(box.run(ranks, 60, 60)) == "[1000, 1000]"
+
+
+def test_a_sandbox_imports_from_where_the_grader_does(monkeypatch, tmp_path):
+    """Where packages are that a user installed for himself, and whether they count, the environment may say."""
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    monkeypatch.setenv("TOKEN", "secret")
+    asked = [sys.executable, "-c", "import site; print(site.getuserbase())"]
+    found = subprocess.run(asked, env=inherited.environment(), capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(tmp_path)
+    assert "TOKEN" not in inherited.environment()

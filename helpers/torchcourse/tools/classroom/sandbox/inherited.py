@@ -5,7 +5,10 @@ Whatever a process was started with stays readable in /proc/self/environ, also i
 
 import os
 
-_NAMES = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+_NAMES = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),
+    *("PYTHONUSERBASE", "PYTHONNOUSERSITE"),  # which packages come first: else it may import others than the grader
+)
 
 
 def environment() -> dict[str, str]:
