@@ -175,6 +175,16 @@ def through_the_module(ddp, optimizer, batches):
     accumulate(ddp.module, optimizer, batches, quiet=lambda *_: False)
 
 
+def with_an_optimizer_of_its_own(ddp, _, batches):
+    accumulate(ddp, torch.optim.SGD(ddp.parameters(), lr=0.1), batches)
+
+
+def softmax_before_the_loss(ddp, optimizer, batches):
+    handle = ddp.register_forward_hook(lambda module, inputs, output: output.softmax(dim=1))
+    accumulate(ddp, optimizer, batches)
+    handle.remove()
+
+
 @pytest.mark.parametrize(
     "answer",
     [accumulate, accumulate_in_two_parts, averaged_by_hand, averaged_in_one_row, looked_at_besides, losses_listed],
@@ -196,6 +206,8 @@ def test_accumulate_accepts(answer):
         (lambda *given: accumulate(*given, divide=len(given[2]) * dist.get_world_size()), "divided_by_ranks"),
         (zero_grad_in_the_loop, "only_last"),
         (step_in_the_loop, "steps_each"),
+        (with_an_optimizer_of_its_own, "steps_each"),
+        (softmax_before_the_loss, "wrong_value"),
         (one_big_batch, "one_big_batch"),
         (first_only, "batches_left_out"),
         (taken_off_the_list, "list_changed"),
@@ -226,6 +238,11 @@ def test_accumulate_refuses(answer, symptom):
 )
 def test_accumulate_says_of_no_sync_what_was_seen(switches, words):
     assert words in check.accumulate(lambda *given: accumulate(*given, **switches)).message
+
+
+def test_a_step_of_another_optimizer_is_not_said_to_be_none():
+    message = check.accumulate(with_an_optimizer_of_its_own).message
+    assert "the optimizer that you are given stepped 0 times" in message
 
 
 def test_what_follows_a_comma_is_written_small():

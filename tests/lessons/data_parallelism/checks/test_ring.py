@@ -168,6 +168,15 @@ def other_dtype_arrives(tensor):
     pass_right(tensor, torch.empty(len(tensor)))
 
 
+def own_chunk_again(tensor):
+    rank, n, *_ = neighbors()
+    chunk = tensor.tensor_split(n)[rank]
+    for _ in range(n - 1):
+        arrived = torch.empty_like(chunk)
+        pass_right(chunk, arrived)
+        chunk.add_(arrived)
+
+
 @pytest.mark.parametrize(
     "answer", [ring_of_a_list, ring, collectives.ring_all_reduce, ring_to_the_left, ring_of_padded_chunks]
 )
@@ -180,6 +189,7 @@ def test_ring_all_reduce_accepts(answer):
     [
         (lambda tensor: ring(tensor, second_steps=0), "only_reduce_scatter"),
         (lambda tensor: ring(tensor, adds=True), "added_twice"),
+        (own_chunk_again, "added_twice"),
         (lambda tensor: ring(tensor, second_offset=0), "incomplete"),
         (lambda tensor: ring(tensor, second_steps=1), "incomplete"),
         (lambda tensor: ring(tensor, first_steps=1), "incomplete"),
@@ -204,6 +214,11 @@ def test_ring_all_reduce_accepts(answer):
 )
 def test_ring_all_reduce_refuses(answer, symptom):
     refused(check.ring_all_reduce(answer), symptom)
+
+
+def test_a_ring_without_a_second_half_is_not_asked_what_happens_there():
+    assert "a different chunk in each step" in check.ring_all_reduce(own_chunk_again).message
+    assert "in the second half" in check.ring_all_reduce(lambda tensor: ring(tensor, adds=True)).message
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def _refuse_passes(one: Accumulated, count: int, case: str) -> None:
     if one.optimizer_steps != _STEPS:
         raise Wrong(
             "steps_each",
-            f"{case}the optimizer stepped {one.optimizer_steps} times in {_STEPS} calls. "
+            f"{case}the optimizer that you are given stepped {one.optimizer_steps} times in {_STEPS} calls. "
             "All micro-batches of a call belong to one step, which the last line takes.",
         )
 
@@ -244,7 +244,11 @@ def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
             f"{case}the step counts the micro-batches {', '.join(f'{share:.3g}' for share in counted)} times. Each "
             f"should count 1/{count}: by what is each loss divided, and is it a mean over its samples?",
         )
-    raise Wrong("wrong_value", f"{case}all ranks agree, but on other weights than one process has.")
+    raise Wrong(
+        "wrong_value",
+        f"{case}all ranks agree, but on other weights than one process has. Do the outputs go into cross_entropy as "
+        "they come, and does nothing else change the loss or the gradients?",
+    )
 
 
 def _shares_counted(one: Accumulated, n: int, count: int) -> list[float] | None:

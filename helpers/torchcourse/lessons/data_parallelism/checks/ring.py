@@ -140,11 +140,15 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
     for rank, one in enumerate(runs):
         if (many := int(one.times.max())) > 1:
             source, element = divmod(int(one.times.flatten().argmax()), length)
+            question = (
+                "In the first half a chunk that arrives is added; what should happen to it in the second half?"
+                if one.traffic.messages > n - 1
+                else "Does each rank send a different chunk in each step, the one that it has just added to?"
+            )
             raise Wrong(
                 "added_twice",
                 f"With {n} ranks, element {element} of {length} on rank {rank} holds the number of rank {source} "
-                f"{many} times. In the first half a chunk that arrives is added; what should happen to it in the "
-                "second half?",
+                f"{many} times. {question}",
             )
     complete = torch.stack([one.times.eq(1).all(dim=0) for one in runs])  # [ranks, length]
     all_sent = all(one.traffic.messages >= 2 * (n - 1) for one in runs)
