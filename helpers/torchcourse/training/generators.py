@@ -94,17 +94,19 @@ def set_random_state(state: dict[str, Any], generators: Sequence[Generator] = ()
         torch.cuda.set_rng_state(state["cuda"])
     if state.get("mps") is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-    saved = state["loader"]  # in older files one, or None
-    of_loader = [] if saved is None else [saved] if isinstance(saved, torch.Tensor) else saved
-    for generator, own in zip(generators, of_loader, strict=False):
+    for generator, own in zip(generators, _of_loader(state), strict=False):
         if _kind(generator) == _kind_of_state(own):
             _set(generator, own)
 
 
 def are_those_of(generators: Sequence[Generator], state: dict[str, Any]) -> bool:
     """Return whether generators are of the number and kinds that `random_state` found."""
-    saved = state["loader"] if isinstance(state["loader"], list) else []
-    return [*map(_kind, generators)] == [*map(_kind_of_state, saved)]
+    return [*map(_kind, generators)] == [*map(_kind_of_state, _of_loader(state))]
+
+
+def _of_loader(state: dict[str, Any]) -> list[Any]:
+    saved = state["loader"]  # in older files one, or None
+    return [] if saved is None else [saved] if isinstance(saved, torch.Tensor) else saved
 
 
 def _kind(generator: Generator) -> str:

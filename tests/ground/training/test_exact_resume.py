@@ -348,3 +348,19 @@ def test_a_loss_function_with_a_lazy_norm_is_trained_with(tmp_path):
             return F.cross_entropy(self.norm(outputs), targets, reduction="none")
 
     assert trainer(tmp_path, loss_fn=Normed).fit(batches(), 1, batches())["loss"]
+
+
+def test_a_checkpoint_from_before_there_could_be_several_generators_is_no_other_run(tmp_path, capsys):
+    def loader():
+        return DataLoader(data_set(), 8, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+    whole, begun = (trainer(tmp_path / name) for name in ("whole", "begun"))
+    whole.fit(loader(), 4)
+    begun.fit(loader(), 2)
+    state = checkpoint.load(tmp_path / "begun" / "last.pt")
+    (state["random"][0]["epoch"]["loader"],) = state["random"][0]["epoch"]["loader"]
+    checkpoint.save(state, tmp_path / "begun" / "last.pt")
+    resumed = trainer(tmp_path / "begun", seed=9)
+    resumed.fit(loader(), 4, resume=True)
+    assert "other generators" not in capsys.readouterr().out
+    assert torch.equal(next(resumed.model.parameters()), next(whole.model.parameters()))
