@@ -149,6 +149,9 @@ def test_features_in_16_bits_are_kept_too(tmp_path, monkeypatch):
 def test_a_head_has_the_type_of_the_features(dtype):
     inputs, labels = torch.randn(20, 5, dtype=dtype), torch.arange(20, dtype=torch.int32) % 2
     assert train_head(inputs, labels, 2)(inputs).dtype == dtype
+    assert torch.equal(train_head(inputs, labels.double(), 2).weight, train_head(inputs, labels, 2).weight)
+    with pytest.raises(ValueError, match="numbers of classes, which are whole"):
+        train_head(inputs, labels + 0.5, 2)
     with pytest.raises(ValueError, match="labels go from 0 to 1, and the classes of this head from 0 to 0"):
         train_head(inputs, labels, 1)
 

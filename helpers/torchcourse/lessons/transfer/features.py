@@ -67,9 +67,11 @@ def train_head(
             of scikit-learn's LogisticRegression.
 
     Raises:
-        ValueError: for a label that is no class of the head.
+        ValueError: for a label that is no whole number, or no class of the head.
     """
-    labels = labels.long()
+    given_labels, labels = labels, labels.long()
+    if not torch.equal(given_labels, labels.to(given_labels.dtype)):
+        raise ValueError("Labels are the numbers of classes, which are whole: one per picture.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"The labels go from {int(labels.min())} to {int(labels.max())}, and the classes of this head from 0 to "
