@@ -148,11 +148,19 @@ def set_epoch(loader: Iterable, epoch: int) -> None:
 
 def _parts_inside(part: Any) -> list[Any]:
     """Return samplers and datasets. What is in a list of samples, or of their numbers, is none."""
-    inside = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
-    several = getattr(part, "datasets", None)  # of a ConcatDataset, a StackDataset
+    inside = [part_of(part, name) for name in ("sampler", "batch_sampler", "dataset")]
+    several = part_of(part, "datasets")  # of a ConcatDataset, a StackDataset
     if isinstance(several, list | tuple | dict):
         inside += several.values() if isinstance(several, dict) else several
     return [one for one in inside if one is not None and not isinstance(one, list | tuple | dict)]
+
+
+def part_of(whole: Any, name: str) -> Any:
+    """Return what an object has under a name, or None; also where it is a property that raises."""
+    try:
+        return getattr(whole, name, None)
+    except Exception:  # of whatever kind: it is somebody else's code, and may be meant for other uses
+        return None
 
 
 def begin_at(loader: Iterable, batch: int) -> Iterator:

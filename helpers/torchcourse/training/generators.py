@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from torchcourse.data.loaders import part_of
+
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 _MOST = 50
@@ -35,10 +37,11 @@ def generators_of(loader: Any, *modules: object) -> list[Generator]:
     """
     parts, public, found = [loader], [], []
     for part in itertools.islice(parts, _MOST):  # parts grow as they are gone through
-        public.append(getattr(part, "generator", None))  # these come first, as in older checkpoints
+        public.append(part_of(part, "generator"))  # these come first, as in older checkpoints
         found += _own(part)
         for name in _PARTS + _CHANGES:
-            inner = getattr(part, name, None)
+            inner = part_of(part, name)
+            inner = list(inner.values()) if isinstance(inner, dict) and name == "datasets" else inner
             several = inner if isinstance(inner, list | tuple) and name not in _PARTS[:3] else [inner]
             parts += [one for one in several if one is not None and all(one is not other for other in parts)]
     for module in modules:

@@ -13,8 +13,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     `model.train()` alone would wake the parts that somebody had put to evaluation before, such as frozen norms.
     """
     before = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         model.train(before[0][1])  # by its own method, which may do more, such as take merged weights apart

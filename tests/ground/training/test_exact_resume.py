@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, StackDataset, TensorDataset
 
 from torchcourse.models import mlp
 from torchcourse.training import CheckpointError, Trainer, checkpoint
@@ -364,3 +364,23 @@ def test_a_checkpoint_from_before_there_could_be_several_generators_is_no_other_
     resumed.fit(loader(), 4, resume=True)
     assert "other generators" not in capsys.readouterr().out
     assert torch.equal(next(resumed.model.parameters()), next(whole.model.parameters()))
+
+
+class Unasked(TensorDataset):
+    """A dataset that some of what parts usually have cannot be asked of."""
+
+    @property
+    def transform(self):
+        raise NotImplementedError("nothing is changed here")
+
+    datasets = transform
+
+
+def test_a_dataset_with_a_property_that_raises_is_trained_on():
+    assert trainer().fit(DataLoader(Unasked(*data()), 8), 1)["loss"]
+
+
+@pytest.mark.parametrize("kind", [StackDataset, lambda noisy: StackDataset(image=noisy)])
+def test_generators_of_stacked_datasets_are_found(kind):
+    noisy = Noisy(np.random.default_rng(0))
+    assert generators_of(DataLoader(kind(noisy), 8)) == [noisy.rng]

@@ -38,3 +38,17 @@ def test_each_part_gets_its_own_mode_back(training: bool) -> None:
         judge()
     assert [module.training for module in model.modules()] == before
     assert merges.merged is not training
+
+
+def test_a_part_that_cannot_be_evaluated_leaves_the_others_as_they_were() -> None:
+    class Unready(nn.Linear):
+        def train(self, mode: bool = True) -> "Unready":
+            if not mode:
+                raise RuntimeError("it has seen no data")
+            super().train(mode)
+            return self
+
+    model = nn.Sequential(nn.Dropout(), Unready(2, 2))
+    with pytest.raises(RuntimeError, match="seen no data"), evaluating(model):
+        pass
+    assert all(module.training for module in model.modules())
