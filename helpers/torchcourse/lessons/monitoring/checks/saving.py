@@ -204,8 +204,7 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
         if event == "open" and isinstance(args[0], str | bytes) and os.fsdecode(args[0]) == path:
             seen.opened |= isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
         elif event == "os.rename" and os.fspath(args[1]) == path:
-            seen.moved_from = os.path.dirname(os.path.abspath(os.fspath(args[0])))
-            file = os.stat(args[0])
+            seen.moved_from, file = os.path.dirname(os.path.abspath(os.fspath(args[0]))), os.stat(args[0])
             seen.moved, seen.moved_bytes = file.st_ino, file.st_size
 
     def trace(frame: Any, event: str, _arg: Any) -> Any:
