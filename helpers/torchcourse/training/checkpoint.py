@@ -69,7 +69,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
     """
-    path = Path(os.path.realpath(path.expanduser()))
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: if there is no such file, or it is not as it was saved.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         with open(path, "rb") as file:
             verify(file, path)

@@ -59,7 +59,7 @@ def read_run(log_dir: str | os.PathLike, every: bool = False) -> RunLog:
         FileNotFoundError: if the folder holds no event files, or does not exist.
         OSError: if it is not a folder or cannot be read.
     """
-    run = RunLog(Path(log_dir).expanduser())
+    run = RunLog(Path(os.path.expanduser(log_dir)))
     series: _Series = {}
     unknown: dict[str, None] = {}
     twice: dict[str, set[int]] = {}

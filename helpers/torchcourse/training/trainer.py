@@ -110,7 +110,7 @@ class Trainer:
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
         self.metrics = sanity.checked_metrics({"accuracy": accuracy} if metrics is None else metrics)
         self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser()
+        self.checkpoint_dir = None if checkpoint_dir is None else Path(os.path.expanduser(checkpoint_dir))
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.patience, self.progress = monitor, mode, patience, progress
         self.after_step, self.after_epoch = after_step, after_epoch

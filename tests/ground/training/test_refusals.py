@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from torchcourse.training import Monitor, OverAll, Trainer, checkpoint, read_scalars
+from torchcourse.training import Monitor, OverAll, Trainer, checkpoint, foreign, read_scalars
 
 WIDTH, CLASSES = 4, 3
 
@@ -121,3 +121,12 @@ def test_numpy_arrays_in_the_model_are_not_taken_for_the_batch_s():
     ours = trainer(model=Scaled(WIDTH, CLASSES))
     with pytest.raises(TypeError, match=r"must be Tensor, not numpy\.ndarray"):
         ours.fit(batches(), 1)
+
+
+def test_a_name_that_begins_with_a_tilde_and_names_nobody_is_one_as_any(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer(checkpoint_dir="~draft", log_dir="~draft").fit(batches(), 1)
+    assert "loss/train" in read_scalars("~draft")
+    checkpoint.save({"a": 1}, "~draft.pt")
+    assert checkpoint.load("~draft.pt") == {"a": 1}
+    foreign.load_any("~draft/last.pt", nn.Linear(WIDTH, CLASSES), quiet=True)
