@@ -266,8 +266,8 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
     if still:
         yield Alarm(
             "statistics_still",
-            f"{listed(still)} trained on batches, and its running mean is what it was. Its momentum is 0, the share of "
-            "each new batch: evaluation will use statistics of no data.",
+            f"The running mean of {listed(still)} is what it was before training. The momentum is 0, the share of each "
+            "new batch: evaluation will use statistics of no data.",
         )
     if short:
         yield Alarm(
@@ -278,7 +278,8 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
     if drifting:
         yield Alarm(
             "statistics_drift",
-            f"{listed(drifting)} is frozen, but its running mean has changed: a frozen BatchNorm also needs eval().",
+            f"The running mean of {listed(drifting)} has changed, though its weights are frozen: then it also "
+            "needs eval().",
         )
 
 
