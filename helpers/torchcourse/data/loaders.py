@@ -159,7 +159,7 @@ def part_of(whole: Any, name: str) -> Any:
     """Return what an object has under a name, or None; also where it is a property that raises."""
     try:
         return getattr(whole, name, None)
-    except Exception:  # of whatever kind: it is somebody else's code, and may be meant for other uses
+    except Exception:  # of whatever kind: it is code of others, and may be meant for other uses
         return None
 
 

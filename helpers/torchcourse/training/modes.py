@@ -10,7 +10,7 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within the block, a model is in evaluation mode; afterwards each of its parts is in the mode that it had.
 
-    `model.train()` alone would wake the parts that somebody had put to evaluation before, such as frozen norms.
+    `model.train()` alone would wake the parts that were put to evaluation before, such as frozen norms.
     """
     before = [(module, module.training) for module in model.modules()]
     try:

@@ -184,7 +184,7 @@ _FROZEN: dict[type[nn.Module], type[Any]] = {
 
 
 def _frozen(kind: type[nn.Module]) -> type[Any]:
-    """Return the class of a layer of this kind that keeps its statistics; for a kind of somebody else's, a new one."""
+    """Return the class of a layer of this kind that keeps its statistics, and make it if there is none yet."""
     if kind not in _FROZEN:
         _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {"made_from": kind})
     return _FROZEN[kind]

@@ -1,6 +1,6 @@
 """Invariants of how right answers are counted. Each rule yields alarms."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +55,8 @@ def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
 
 def borders(run: WatchedRun) -> Iterator[Alarm]:
     """Logits are cut at 0, which stands for a half."""
-    cut, losses = run.record.answers.cut, run.record.losses
-    logistic = [loss for loss in losses if loss.function is F.binary_cross_entropy_with_logits and _of_output(loss)]
-    if len(logistic) < 3 or len(logistic) < len(losses) / 2 or len(cut) < CUTS_AT_LEAST:
+    cut = run.record.answers.cut
+    if len(cut) < CUTS_AT_LEAST or not _learned_by(run, {F.binary_cross_entropy_with_logits}):
         return
     if all(border == 0.5 for border, _ in cut) and not all(within for _, within in cut):
         yield Alarm(
@@ -69,9 +68,8 @@ def borders(run: WatchedRun) -> Iterator[Alarm]:
 
 def choices(run: WatchedRun) -> Iterator[Alarm]:
     """Where a class is chosen, there are several to choose from."""
-    chosen, losses = run.record.answers.chosen_of_one, run.record.losses
-    logistic = [loss for loss in losses if loss.function in LOGISTIC and _of_output(loss)]
-    if len(logistic) >= 3 and len(logistic) >= len(losses) / 2 and chosen >= CUTS_AT_LEAST:
+    chosen = run.record.answers.chosen_of_one
+    if chosen >= CUTS_AT_LEAST and _learned_by(run, LOGISTIC):
         yield Alarm(
             "argmax_of_one",
             f"{chosen} times the class with the largest score was taken of outputs of shape [N, 1]: with one score "
@@ -102,6 +100,13 @@ def units(run: WatchedRun) -> Iterator[Alarm]:
             f"The model learned targets of {_told(one)}, and what it puts out was compared with {_told(other)}. Were "
             "the targets scaled for the training alone? Scale the outputs back before they are compared.",
         )
+
+
+def _learned_by(run: WatchedRun, functions: Collection[Callable]) -> bool:
+    """Whether most losses are one of these functions, of what the model put out."""
+    losses = run.record.losses
+    found = [loss for loss in losses if loss.function in functions and _of_output(loss)]
+    return len(found) >= 3 and len(found) >= len(losses) / 2
 
 
 def _of_output(loss: Loss) -> bool:

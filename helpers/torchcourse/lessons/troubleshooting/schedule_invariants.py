@@ -118,7 +118,7 @@ def _highest(function: Callable[[int], float], last: int) -> float:
     for place in sorted(places):
         try:
             found.append(float(own(place)))
-        except Exception:  # somebody's function, asked beyond the end of its training
+        except Exception:  # the user's function, asked beyond the end of its training
             break
     return max(found)
 
