@@ -255,6 +255,8 @@ def mean_of_a_shard(gradients):
         (whole_reduced_to_each, "too_many_bytes"),
         (reduced_and_scattered, "too_many_bytes"),
         (lambda g: scattered([gradient.float() for gradient in g]), "dtype"),
+        (lambda g: scattered([gradient.double() for gradient in g]), "dtype"),
+        (lambda g: scattered(g).double(), "dtype"),
         (whole_mean, "whole_gradient"),
         (of_rank_0, "same_shard"),
         (mean_of_a_shard, "average_of_a_shard"),
