@@ -286,7 +286,7 @@ def reduced(value, tag="accuracy/val", writers=(0,), first=0):
     """Log `value(this rank's counts, the summed counts, the summed accuracies)`."""
 
     def learner(log_dir, step, correct, seen):
-        sums = torch.tensor([correct, seen, correct / seen], dtype=torch.float64)
+        sums = torch.tensor([correct, seen, correct / max(seen, 1)], dtype=torch.float64)
         dist.all_reduce(sums)
         if dist.get_rank() in writers:
             with Monitor(log_dir) as board:
@@ -300,6 +300,14 @@ def summed_in_half(log_dir, step, correct, seen):
     dist.all_reduce(counts)
     with Monitor(log_dir if dist.get_rank() == 0 else None) as board:
         board.scalars(step, {"accuracy/val": (counts[0].float() / counts[1].float()).item()})
+
+
+def divided_before(log_dir, step, correct, seen):
+    summed(log_dir, step, correct / seen * seen, seen)
+
+
+def divided_before_as_tensors(log_dir, step, correct, seen):
+    summed(log_dir, step, (torch.tensor(correct) / seen * seen).item(), seen)
 
 
 def written_twice(log_dir, step, correct, seen):
@@ -331,6 +339,8 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (reduced(lambda own, total, means: total[0] / total[1], writers=(1,)), "no_writer"),
         (reduced(lambda own, total, means: 100 * total[0] / total[1]), "percent"),
         (summed_in_half, "rounded"),
+        (divided_before, "empty_rank"),
+        (divided_before_as_tensors, "wrong_value"),
         (written_twice, "written_twice"),
         (lambda log_dir, *counts: summed(log_dir / str(dist.get_rank()), *counts), "subfolders"),
     ],

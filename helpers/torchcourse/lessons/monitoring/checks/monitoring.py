@@ -323,16 +323,21 @@ def log_epoch(learner: Callable[[Path, int, int, int], None]) -> str:
                 seconds=TIME_LIMIT,
                 hang=hang,
                 left_alone=None,
+                known={"ZeroDivisionError": ("empty_rank", "Rank {rank} had no samples. Add up first, then divide.")},
             )
             for epoch, value in _accuracies(Path(folder), len(shares)):
-                _judge_accuracy(value, [(correct // epoch, seen) for correct, seen in shares])
+                _judge_accuracy(value, _counts(shares, epoch))
     return "One writer, and the accuracy of all samples of all ranks: checked on 1, 2 and 3 ranks."
 
 
+def _counts(shares: list[tuple[int, int]], epoch: int) -> list[tuple[int, int]]:
+    """The right ones and all samples of each rank in an epoch; the last of three ranks has none in the second."""
+    return [(0, 0) if (rank, epoch) == (2, 2) else (right // epoch, seen) for rank, (right, seen) in enumerate(shares)]
+
+
 def _log_two_epochs(learner: Callable, folder: Path, shares: list[tuple[int, int]]) -> None:
-    correct, seen = shares[dist.get_rank()]
     for epoch in (1, 2):
-        learner(folder, epoch, correct // epoch, seen)
+        learner(folder, epoch, *_counts(shares, epoch)[dist.get_rank()])
         dist.barrier()
 
 
@@ -343,11 +348,10 @@ def _accuracies(folder: Path, ranks: int) -> Iterator[tuple[int, float]]:
         raise Wrong(
             "subfolders", f"The log is in folders of its own, {', '.join(sorted(folders))}. Write into the one given."
         )
-    files = [file.name for file in found]
-    if not files:
+    if not found:
         found_out = "With one rank, it wrote nothing." if ranks == 1 else "No rank wrote anything."
         raise Wrong("no_writer", f"{found_out} Which rank is the one that writes?")
-    writers = {event_files.writer(name) for name in files}
+    writers = {event_files.writer(file.name) for file in found}
     if len(writers) > 1:
         raise Wrong(
             "several_writers",
@@ -370,7 +374,7 @@ def _judge_accuracy(value: float, counts: list[tuple[int, int]]) -> None:
     if same(value, correct / seen, tolerance=1e-5):
         return
     where = f"With {', '.join(f'{right} of {count}' for right, count in counts)} right, you log {value:.4g}. "
-    shares = [right / count for right, count in counts]
+    shares = [right / count for right, count in counts if count]
     known = {
         "mean_of_means": (
             sum(shares) / len(shares),
@@ -379,7 +383,7 @@ def _judge_accuracy(value: float, counts: list[tuple[int, int]]) -> None:
         "own_share": (AnyOf(shares), "That is what one rank saw. The others' samples are missing."),
         "count_not_share": (correct, "That is how many were right. Of how many?"),
         "own_total": (
-            AnyOf(correct / count for _, count in counts),
+            AnyOf(correct / count for _, count in counts if count),
             "The right ones are those of all ranks, the total is one rank's.",
         ),
         "percent": (100 * correct / seen, "That is in percent. The tag holds a share, from 0 to 1."),
