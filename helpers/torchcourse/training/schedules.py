@@ -133,8 +133,12 @@ def _has_function(value: Any) -> bool:
 
 
 def moved_so_far(state: dict[str, Any]) -> int:
-    """Return how often the schedule of a `state_dict` has moved; a ChainedScheduler lets its parts count."""
-    return state["last_epoch"] if "last_epoch" in state else moved_so_far(state["_schedulers"][0])
+    """Return how often the schedule of a `state_dict` has moved; a ChainedScheduler lets its parts count.
+
+    It is 0 for a schedule of one's own that does not count.
+    """
+    parts = state.get("_schedulers")
+    return moved_so_far(parts[0]) if parts and "last_epoch" not in state else state.get("last_epoch", 0)
 
 
 def move_on(schedule: Schedule, *value: float) -> None:
@@ -146,9 +150,9 @@ def move_on(schedule: Schedule, *value: float) -> None:
     try:
         schedule.step(*value)  # type: ignore[arg-type]
     except (ValueError, KeyError, IndexError, RuntimeError) as error:
-        groups = len(schedule.optimizer.param_groups)
         known = len(getattr(schedule, "base_lrs", ()) or getattr(schedule, "min_lrs", ()))
-        if not known or groups == known:
+        groups = len(schedule.optimizer.param_groups) if known else 0
+        if groups == known:
             raise
         raise _about_groups(schedule, groups, known) from error
 
@@ -188,11 +192,20 @@ def _surprise(schedule: Any, moves: int, steps_per_epoch: int) -> str | None:
 
 
 def differences(new: dict[str, Any], saved: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return in which settings two `state_dict`s of schedules differ: name, old and new value."""
+    """Return in which settings two `state_dict`s of schedules differ: name, old and new value.
+
+    What has grown by as much as the schedule has moved is a counter of its own. Of one that does not count its moves,
+    nobody can tell what is a setting.
+    """
+    if "last_epoch" not in saved and "_schedulers" not in saved:
+        return []
+    moved = moved_so_far(saved) - moved_so_far(new)
+    counters = {key for key in new if isinstance(new[key], int) and new[key] in (0, 1)}
     found = [
         (key, saved[key], new[key])
         for key in new
         if key in saved and key not in _PROGRESS and plain(new[key]) != plain(saved[key])
+        if key not in counters or saved[key] != new[key] + moved
     ]
     for inner in zip(new.get("_schedulers", ()), saved.get("_schedulers", ()), strict=False):
         found += differences(*inner)

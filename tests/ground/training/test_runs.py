@@ -119,7 +119,41 @@ def test_schedules_that_do_not_fit_are_refused_before_training(sentence):
     assert len(trainer(schedule=SCHEDULES[sentence], schedule_by="epoch").fit(loader(), 4)) == 4
 
 
+class Counting(lr_scheduler.LRScheduler):
+    """A schedule with a count of its own beside torch's."""
+
+    def __init__(self, optimizer):
+        self.calls = 0
+        super().__init__(optimizer)
+
+    def step(self, *epoch):
+        self.calls += 1
+        super().step(*epoch)
+
+    def get_lr(self):
+        return [rate / self.calls for rate in self.base_lrs]
+
+
+class Bare:
+    """A schedule that has nothing of torch's."""
+
+    def __init__(self, optimizer):
+        self.of, self.moves = optimizer, 0
+
+    def step(self):
+        self.moves += 1
+        self.of.param_groups[0]["lr"] = 0.1 / (1 + self.moves)
+
+    def state_dict(self):
+        return {"moves": self.moves}
+
+    def load_state_dict(self, state):
+        self.moves = state["moves"]
+
+
 KINDS = {
+    "of one's own": Counting,
+    "of one's own, without torch's count": Bare,
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (step + 1)),
     "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
     "StepLR": lambda o: lr_scheduler.StepLR(o, 8),
