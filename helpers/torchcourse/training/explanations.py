@@ -113,9 +113,10 @@ def shapes(value: Any) -> str:
             + ", ".join(f"{one.name}: {shapes(getattr(value, one.name))}" for one in dataclasses.fields(value))
             + "}"
         )
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list) and len(value) < 10:
         return "(" + ", ".join(shapes(item) for item in value) + ")"
-    return type(value).__name__
+    kind, shape = type(value).__name__, getattr(value, "shape", None)
+    return f"{kind} of shape {list(shape)}" if isinstance(shape, tuple) else kind
 
 
 def why_stopped_early(name: str, rows: list[dict[str, Any]], waited: int) -> str:

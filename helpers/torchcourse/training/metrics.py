@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 
 from torchcourse.ranks import who
@@ -202,7 +204,7 @@ class Averages:
             for parts, (name, metric) in zip(self._parts, self.metrics.items(), strict=True):
                 values = applied(name, metric, outputs, targets)
                 if not self._looked:
-                    check_mean(name, metric, values, outputs, targets)
+                    check_value(name, metric, values, outputs, targets)
                 parts.append(self._sum(metric, values, targets, whole))
             self._looked = True
         self._batches, self._held = [], 0
@@ -232,7 +234,7 @@ class Averages:
         ignored = _USUAL if self.ignored is None and metric is accuracy else self.ignored
         if whole or ignored is None or values.shape != targets.shape or targets.is_floating_point():
             return values.sum(dtype=dtype), values.numel()
-        counts = targets != ignored
+        counts = (targets != ignored).to(values.device)
         return values.where(counts, 0).sum(dtype=dtype), counts.sum()
 
     def _means(self, sums: list[list[float]]) -> dict[str, float]:
@@ -241,9 +243,13 @@ class Averages:
 
 
 def applied(name: str, metric: Metric, outputs: Any, targets: torch.Tensor) -> Any:
-    """Return a metric's value. Raises ValueError for outputs in a container that the metric does not take apart."""
+    """Return a metric's value, NumPy's as tensors.
+
+    Raises:
+        ValueError: for outputs in a container that the metric does not take apart.
+    """
     try:
-        return metric(outputs, targets)
+        return mapped(_as_tensor, metric(outputs, targets))
     except (AttributeError, TypeError) as error:
         if isinstance(outputs, torch.Tensor):
             raise
@@ -251,6 +257,26 @@ def applied(name: str, metric: Metric, outputs: Any, targets: torch.Tensor) -> A
             f"The metric {name!r} cannot take the model's outputs, {shapes(outputs)}: {error}. Give the Trainer "
             "metrics={}, or a metric that takes them apart."
         ) from error
+
+
+def _as_tensor(value: Any) -> Any:
+    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def check_value(name: str, metric: Callable[..., Any], value: Any, outputs: Any, targets: torch.Tensor) -> None:
+    """Raise ValueError for a value of which no mean can be made: `applied` returned it for these samples."""
+    pair = isinstance(value, tuple) and len(value) == 2
+    numbers = [_is_number(one) for one in (value if pair else [value])]
+    if not all(numbers) and (pair or not isinstance(value, torch.Tensor) or len(value) != len(targets)):
+        raise ValueError(
+            f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return one row per "
+            "sample, as a tensor or an array of NumPy, the batch's mean as one number, or (sum, count)."
+        )
+    check_mean(name, metric, value, outputs, targets)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.dim() == 0)
 
 
 @torch.no_grad()
@@ -323,8 +349,8 @@ def _wide(value: torch.Tensor | float) -> torch.Tensor:
 
 
 def _joined(batches: list[tuple[Any, torch.Tensor]]) -> list[tuple[Any, torch.Tensor]]:
-    """Make one batch of many, if their samples have the same shape."""
-    if len(batches) < 2:
+    """Make one batch of many, if their samples have the same shape and are what the outputs' first dimension counts."""
+    if len(batches) < 2 or any(outputs.shape[:1] != targets.shape[:1] for outputs, targets in batches):
         return batches
     outputs, targets = zip(*batches, strict=True)
     try:

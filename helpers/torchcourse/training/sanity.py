@@ -19,9 +19,9 @@ from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training.checkpoint import parameter_names, some
 from torchcourse.training.containers import mapped, tensors
-from torchcourse.training.explanations import LONE, UNUSED, shapes
+from torchcourse.training.explanations import LONE, UNUSED
 from torchcourse.training.losses import reduction
-from torchcourse.training.metrics import Metric, OverAll, applied, check_mean, check_rows
+from torchcourse.training.metrics import Metric, OverAll, applied, check_rows, check_value
 from torchcourse.training.schedules import check_made_for, check_mode
 from torchcourse.units import is_whole_number
 
@@ -259,16 +259,9 @@ def check_first_batch(
             continue
         with torch.no_grad():
             value = applied(name, metric, outputs, targets)
-        one = isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.dim() == 0)
-        one = one or (isinstance(value, tuple) and len(value) == 2)
-        if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
-            raise ValueError(
-                f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return a tensor "
-                "with one row per sample, the batch's mean as one number, or (sum, count)."
-            )
+        check_value(name, metric, value, outputs, targets)
         if isinstance(value, torch.Tensor) and value.dim():
             check_rows(name, metric, value, outputs, targets)
-        check_mean(name, metric, value, outputs, targets)
     sampler = getattr(loader, "sampler", None)
     if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
         return

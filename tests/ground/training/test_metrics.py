@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +157,44 @@ def test_a_metric_of_as_many_values_as_samples_by_chance_is_refused(metric):
         ours.fit([(torch.randn(3, 4), torch.tensor([0, 1, 2]))], 1)
 
 
+def right(outputs, targets):
+    return outputs.numpy().argmax(1) == targets.numpy()
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (right, None),
+        (lambda outputs, targets: right(outputs, targets).mean(), None),
+        (lambda outputs, targets: np.array(right(outputs, targets).mean()), None),
+        (lambda outputs, targets: (right(outputs, targets).sum(), len(targets)), None),
+        (lambda outputs, targets: right(outputs, targets)[None], r"returned shape \[1, 6\] for 6"),
+        (lambda outputs, targets: (right(outputs, targets), 6), r"returned \(shape \[6\], int\) for 6"),
+        (lambda outputs, targets: right(outputs, targets).tolist() * 2, "returned list for 6"),
+        (lambda outputs, targets: str(right(outputs, targets).mean()), "returned str for 6"),
+    ],
+)
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_metric_may_return_numbers_of_numpy_and_what_is_none_is_named(metric, sentence, validated):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    batches = [(torch.randn(6, 4), torch.randint(3, (6,))) for _ in range(2)]
+    ours = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        torch.nn.CrossEntropyLoss(),
+        metrics={"a": metric, "b": accuracy},
+        progress=False,
+    )
+    if sentence is None:
+        history = ours.fit(batches, 1, batches if validated else None)
+        assert history["a"] == history["b"]
+        assert not validated or history["val_a"] == history["val_b"]
+    else:
+        with pytest.raises(ValueError, match=f"'a' {sentence} samples. It has to return one row per sample"):
+            ours.fit(batches, 1, batches if validated else None)
+
+
 def test_a_metric_of_outputs_that_have_the_samples_elsewhere_is_accepted():
     class TimeFirst(torch.nn.Linear):
         def forward(self, inputs):
@@ -169,5 +208,5 @@ def test_a_metric_of_outputs_that_have_the_samples_elsewhere_is_accepted():
         metrics={"sure": lambda outputs, targets: outputs.mean(0).softmax(1).amax(1)},
         progress=False,
     )
-    history = ours.fit([(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))], 1)
+    history = ours.fit([(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))] * 2, 1)
     assert 0 < history["sure"][0] < 1
