@@ -64,8 +64,14 @@ def test_a_notebook_is_known_under_any_name(course, known, tmp_path, name, chang
 def wrapped(place):
     (place / "homework").mkdir()
     (place / "homework" / "helper.py").touch()
+    (place / "timestamp.txt").touch()
     (place / "__MACOSX").mkdir()
     (place / "1_lesson.ipynb").rename(place / "homework" / "1_lesson.ipynb")
+
+
+def beside_a_file(place):
+    wrapped(place)
+    (place / "utils.py").touch()
 
 
 def with_marks_of_macos(place):
@@ -76,12 +82,13 @@ def with_marks_of_macos(place):
     ("change", "notes"),
     [
         (wrapped, []),
+        (beside_a_file, ["the notebooks ran without utils.py, outside their folder homework"]),
         (with_marks_of_macos, []),
         (lambda place: (place / "1_lesson.ipynb").rename(place / "1_LESSON.IPYNB"), ["1_LESSON.IPYNB was taken for"]),
         (lambda place: (place / "1_lesson.ipynb").rename(place / "1_lesson.ipynb.txt"), ["ipynb.txt was taken for"]),
         (lambda place: (place / "1_lesson.ipynb").rename(place / "1.ipynb.json"), ["1.ipynb.json was taken for"]),
     ],
-    ids=["in a folder", "with marks of macOS", "in capitals", "as text", "as JSON"],
+    ids=["in a folder", "in a folder beside a file", "with marks of macOS", "in capitals", "as text", "as JSON"],
 )
 def test_a_notebook_is_found_where_programs_put_it(course, known, tmp_path, change, notes):
     source = hand_in(course, tmp_path, "ada", solved=True).parent
@@ -90,7 +97,7 @@ def test_a_notebook_is_found_where_programs_put_it(course, known, tmp_path, chan
     staged = staging.stage(source, known)
     assert [*staged.notebooks] == ["1_lesson"]
     assert all(part in note for part, note in zip(notes, staged.notes, strict=True)), staged.notes
-    assert [*staged.files] == ["helper.py"] * (change is wrapped)
+    assert [*staged.files] == ["helper.py"] * (change in (wrapped, beside_a_file))
     (path,) = (one for one in source.rglob("*1*") if not one.name.startswith("._"))
     path.write_text("{}")
     assert staging.digest(source, "") != before

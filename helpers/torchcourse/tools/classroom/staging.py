@@ -71,7 +71,7 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     if not os.access(source, os.R_OK | os.X_OK):
         raise Refused(f"the folder cannot be read. {RIGHTS}")
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
-    source = _unwrapped(source)
+    handed_in, source = source, _unwrapped(source)
     paths = sorted(_notebooks(source), key=lambda path: (_stem(path) not in known, path))
     for path in paths[:MOST_NOTEBOOKS]:
         try:
@@ -100,6 +100,10 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     deeper = [path.relative_to(source).as_posix() for path in seen if _is_notebook(path.name) and path.parent != source]
     if deeper:
         staged.notes.append(f"{_some(deeper)} was not read: only the folder itself is searched for notebooks")
+    around = [path for path in itertools.islice(_visible(handed_in), _MOST_SEEN) if not path.is_relative_to(source)]
+    if around:
+        names = _some([path.relative_to(handed_in).as_posix() for path in around])
+        staged.notes.append(f"the notebooks ran without {names}, outside their folder {source.name}")
     staged.files, left = beside(source)
     if not paths and not deeper and staged.files:
         staged.notes.append(f"there is no notebook in the folder, but {_some(sorted(staged.files))}")
