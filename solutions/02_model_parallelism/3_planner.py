@@ -517,7 +517,7 @@ print(memory_table())
 
 # %% [markdown]
 # *Refused* are layouts that ran and that the planner says do not fit, *accepted* are layouts that ran out of memory and that it says do fit. On the sources that set
-# nothing it refuses 8 of 251 that ran, and accepts none of 5 that ran out. Llama 3 is refused: of 80 GiB, states would take 17 and activations 67.
+# nothing it refuses 8 of 251 that ran, and accepts none of 5 that ran out. Llama 3 is refused: of 80 GiB, states would take 18 and activations 72.
 # Its authors free tensors early, which the planner does not know. On V100 its bytes are 17 to 20% off.
 #
 # **The loss** is easily forgotten. PyTorch's cross-entropy holds the logits three times in float32, 12 bytes for each token and word. A fused kernel needs 4. With

@@ -108,7 +108,8 @@ def test_data_parallel_communication_hides_behind_the_backward_pass() -> None:
     open_, hidden = on(16, data=16, overlap=False).seconds, on(16, data=16, overlap=True).seconds
     assert open_.data > 0
     # The last layer has nothing to hide behind. What hides makes computing longer.
-    assert hidden.data == pytest.approx(open_.data * (1 / SMALL.layers + SIXTEEN.efficiency.contention))
+    last = 1 / SMALL.layers
+    assert hidden.data == pytest.approx(open_.data * (last + (1 - last) * SIXTEEN.efficiency.contention))
     alone = replace(SIXTEEN, efficiency=replace(SIXTEEN.efficiency, contention=0.0))
     assert plan(SMALL, alone, Layout(64, data=16)).seconds.data == pytest.approx(open_.data / SMALL.layers)
     gradients = 2 * SMALL.parameters
@@ -134,7 +135,8 @@ def test_stage_1_gathers_after_the_update() -> None:
     """The gradients hide, the parameters do not: half of what the whole ring sends, unless the next pass hides it."""
     ddp = on(16, data=16, overlap=False).seconds.data
     one = on(16, data=16, stage=1).seconds.data
-    hidden = ddp / 2 * (1 / SMALL.layers + SIXTEEN.efficiency.contention)
+    last = 1 / SMALL.layers
+    hidden = ddp / 2 * (last + (1 - last) * SIXTEEN.efficiency.contention)
     assert one == pytest.approx(ddp / 2 + hidden)
     assert on(16, data=16, stage=1, gather_overlap=True).seconds.data == pytest.approx(hidden)
 
@@ -311,7 +313,42 @@ def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
     cluster = planner.grand_teton(128)
     uneven, even = plan(LLAMA3_405B, cluster, layout), plan(replace(LLAMA3_405B, layers=128), cluster, layout)
     assert uneven.seconds.total < even.seconds.total
-    assert uneven.bytes.activations == pytest.approx(7 / 8 * even.bytes.activations)
+    # 7 layers × 16 micro-batches on the first rank, 8 × 15 on the second, which is the fullest: 15/16 of 8 × 16.
+    assert uneven.bytes.activations == pytest.approx(15 / 16 * even.bytes.activations)
+    assert uneven.bytes.parameters == 2 * 8 * LLAMA3_405B.layer_parameters / 8
+
+
+def test_ends_without_layers_bring_back_and_gather_none() -> None:
+    """8 layers on 10 ranks: the ends have embedding and output layer alone. Computing again never takes more memory."""
+    ends = {"pipeline": 10, "batch": 16, "micro_batch": 16}
+    again, kept = (on(10, **ends, recomputation=how).bytes.total for how in ("full", "none"))
+    assert again <= kept
+    one_layer = replace(SMALL, layers=1)
+    gathered = plan(one_layer, EIGHT, Layout(8, data=8, stage=3)).bytes.gathered
+    assert gathered == 2 * one_layer.layer_parameters  # there is no second one to fetch ahead
+
+
+def test_a_group_whose_size_does_not_divide_a_node_crosses_nodes() -> None:
+    """Of groups of 3 in nodes of 8, the third has two GPUs in one node and one in the next. One node holds any."""
+    model = replace(SMALL, width=960, heads=12, key_value_heads=12, feed_forward=3840, sequence=3072)
+    nodes, node = dgx_a100(24), replace(EIGHT, gpus=3)
+    across, inside = (plan(model, on, Layout(on.gpus // 3, tensor=3, data=on.gpus // 3)) for on in (nodes, node))
+    assert across.seconds.tensor > 2 * inside.seconds.tensor
+    assert {each.tensor for each in planner.layouts(model, nodes, 24)} == {1, 2, 4}
+    assert {each.tensor for each in planner.layouts(model, node, 24)} == {1, 3}
+
+
+def test_overlap_never_takes_longer() -> None:
+    """One layer per rank hides nothing, and slows nothing down."""
+    alone, beside = (on(16, pipeline=8, data=2, stage=2, overlap=how).seconds.total for how in (False, True))
+    assert beside <= alone
+
+
+def test_numbers_of_numpy_do_not_overflow() -> None:
+    narrow = Model("narrow", np.int32(32), np.int32(4096), np.int32(32), sequence=np.int32(8192))
+    assert narrow.model_flop == Model("wide", 32, 4096, 32, sequence=8192).model_flop
+    few, many = Layout(np.int8(64), data=np.int8(8)), Layout(64, data=8)
+    assert plan(SMALL, EIGHT, few).tokens_per_second == plan(SMALL, EIGHT, many).tokens_per_second
 
 
 @pytest.mark.parametrize(
@@ -330,6 +367,9 @@ def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
         (lambda: on(8, data=8, stage=True), "the layout: stage must be a whole number, but is True"),
         (lambda: on(8, data=8, recipe=None), "There is no recipe None"),
         (lambda: on(8, data=8, overlap="no"), "the layout: overlap must be True or False, but is 'no'"),
+        (lambda: plan(replace(SMALL, sequence=2052), EIGHT, Layout(8, tensor=8)), "8 tensor ranks cannot share 2052"),
+        (lambda: replace(EIGHT, gpu="A100"), "the cluster: gpu must be of the class GPU, but is 'A100'"),
+        (lambda: replace(EIGHT, efficiency=0.8), "efficiency must be of the class Efficiency, but is 0.8"),
         (lambda: on(8, data=8, expert=True), "the layout: expert must be a whole number, but is True"),
         (lambda: Model("text", 1, 8, 1, gated="yes"), "text: gated must be True or False, but is 'yes'"),
         (lambda: replace(EIGHT.efficiency, matmul=0), "the efficiency: matmul must be a number above 0, but is 0"),

@@ -7,11 +7,13 @@ import math
 from dataclasses import dataclass, replace
 
 from torchcourse.lessons.model_parallelism.planner.given_numbers import (
+    check_kind,
     check_not_negative,
     check_seconds,
     check_share,
     check_unit,
     check_whole,
+    count_as_python,
 )
 
 
@@ -109,37 +111,44 @@ class Cluster:
     efficiency: Efficiency = A100_EFFICIENCY
 
     def __post_init__(self) -> None:
+        count_as_python(self)
+        check_kind("the cluster", gpu=(self.gpu, GPU), efficiency=(self.efficiency, Efficiency))
         check_whole("the cluster", gpus=self.gpus, gpus_per_node=self.gpus_per_node)
         check_unit("the cluster", "bytes per second", link=self.link, network=self.network)
         check_seconds("the cluster", link_latency=self.link_latency, network_latency=self.network_latency)
 
-    def bandwidth(self, span: int, stride: int = 1) -> float:
-        """Bytes per second that each GPU of a ring really sends.
+    def in_a_node(self, span: int) -> bool:
+        """Whether each group of `span` neighbors lies in one node. In nodes of 8, the third group of 3 lies in two."""
+        return self.gpus <= self.gpus_per_node or self.gpus_per_node % span == 0
+
+    def members_per_node(self, ranks: int, stride: int = 1) -> int:
+        """How many members of a group of every `stride`-th GPU share a node; the fewest, where nodes differ."""
+        span = ranks * stride
+        return ranks if self.in_a_node(span) else max(1, math.gcd(span, self.gpus_per_node) // stride)
+
+    def bandwidth(self, ranks: int, stride: int = 1) -> float:
+        """Bytes per second that each GPU of a ring of every `stride`-th GPU really sends.
 
         Where the ring crosses nodes, it divides over the network cards of all its members in a node.
-
-        Args:
-            span: how many neighboring GPUs lie between the first and the last member, both counted.
-            stride: how many lie from one member to the next.
         """
         link = self.link * self.efficiency.link
-        if span <= self.gpus_per_node:
+        if self.in_a_node(ranks * stride):
             return link
-        return min(link, max(1, self.gpus_per_node // stride) * self.message_bandwidth(span))
+        return min(link, self.members_per_node(ranks, stride) * self.message_bandwidth(ranks * stride))
 
     def message_bandwidth(self, span: int) -> float:
         """Bytes per second of a message from one GPU to another, `span` GPUs apart at most."""
-        if span <= self.gpus_per_node:
+        if self.in_a_node(span):
             return self.link * self.efficiency.link
         return self.network * self.efficiency.network
 
     def latency(self, span: int) -> float:
         """Seconds per message in a group that spans `span` neighboring GPUs."""
-        return self.link_latency if span <= self.gpus_per_node else self.network_latency
+        return self.link_latency if self.in_a_node(span) else self.network_latency
 
     def ring_latency(self, ranks: int, stride: int) -> float:
         """Seconds in which a message goes from member to member through a ring of every `stride`-th GPU."""
-        nodes = math.ceil(ranks / max(1, self.gpus_per_node // stride))
+        nodes = math.ceil(ranks / self.members_per_node(ranks, stride))
         return (ranks - nodes) * self.link_latency + (nodes - 1) * self.network_latency
 
 

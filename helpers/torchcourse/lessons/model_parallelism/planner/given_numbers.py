@@ -1,11 +1,25 @@
 """What the planner asks of the numbers that it is given, each refused in one sentence."""
 
-from numbers import Real
+from numbers import Integral, Real
 
 from torchcourse.units import is_whole_number
 
 FEWEST = 1e6
 """Fewer bytes or operations (per second) than this are a number in giga or tera without its power of ten."""
+
+
+def count_as_python(described: object) -> None:
+    """Turn NumPy's whole numbers in a frozen dataclass into Python's, which have no largest one to overflow at."""
+    for name, number in vars(described).items():
+        if isinstance(number, Integral) and not isinstance(number, bool):
+            object.__setattr__(described, name, int(number))
+
+
+def check_kind(owner: str, **given: tuple[object, type]) -> None:
+    """Raise a `ValueError` if something is not of its kind: a name, say, instead of what the name stands for."""
+    for name, (thing, kind) in given.items():
+        if not isinstance(thing, kind):
+            raise ValueError(f"{owner}: {name} must be of the class {kind.__name__}, but is {thing!r}.")
 
 
 def check_whole(owner: str, least: int = 1, **given: object) -> None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, fields
 
 from torchcourse.lessons.data_parallelism.memory import RECIPES
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
-from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no, count_as_python
 from torchcourse.lessons.model_parallelism.planner.models import Model
+from torchcourse.units import counted
 
 RECOMPUTATION = ("none", "selective", "full")
 """What the backward pass computes again: nothing, the attention scores (선택적 재계산), or each whole layer."""
@@ -75,6 +76,9 @@ class Layout:
     step_bytes: int = 0
     expert: int = 1
 
+    def __post_init__(self) -> None:
+        count_as_python(self)
+
     @property
     def gpus(self) -> int:
         return self.data * self.tensor * self.pipeline * self.context
@@ -132,7 +136,7 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     if layout.gpus != cluster.gpus:
         raise ValueError(
             f"tensor {layout.tensor} × context {layout.context} × pipeline {layout.pipeline} × data {layout.data} "
-            f"needs {layout.gpus} GPUs, but the cluster has {cluster.gpus}: change one of the four."
+            f"needs {counted(layout.gpus, 'GPU')}, but the cluster has {cluster.gpus}: change one of the four."
         )
     if model.heads % layout.tensor or model.feed_forward % layout.tensor:
         raise ValueError(
@@ -146,6 +150,11 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
         )
     if model.sequence % layout.context:
         raise ValueError(f"{layout.context} context ranks cannot share {model.sequence} tokens evenly.")
+    if layout.sequence_parallel and model.sequence // layout.context % layout.tensor:
+        raise ValueError(
+            f"With sequence parallelism {layout.tensor} tensor ranks cannot share "
+            f"{model.sequence // layout.context} tokens evenly: choose another sequence, or sequence_parallel=False."
+        )
     if layout.batch % (layout.data * layout.micro_batch):
         raise ValueError(
             f"A batch of {layout.batch} cannot be shared by {layout.data} data-parallel ranks in micro-batches of "

@@ -67,13 +67,14 @@ class Bytes:
 
 
 def fullest_gpu(model: Model, cluster: Cluster, layout: Layout) -> Bytes:
-    """Return the bytes on the fullest GPU: of the first pipeline rank (most activations) or the last (the logits).
+    """Return the bytes on the fullest GPU: of the first pipeline rank (most micro-batches), the second (where the first
+    has a layer less) or the last (the logits).
 
     Raises:
         ValueError: if the layout does not fit the model or the cluster.
     """
     check_layout(model, cluster, layout)
-    ranks = {0, layout.pipeline - 1}
+    ranks = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}
     return max((_memory_of_rank(model, layout, rank) for rank in sorted(ranks)), key=lambda part: part.total)
 
 
@@ -116,30 +117,32 @@ def local_parameters(model: Model, layout: Layout, rank: int = 0) -> float:
     """Return how many parameters a GPU of a pipeline rank computes with: its layers, and an embedding at either end."""
     if layout.pipeline == 1:
         return model.parameters / layout.tensor
-    layers, at_the_ends = layers_per_stage(model, layout)
-    at_an_end = rank in (0, layout.pipeline - 1)
-    of_layers = (at_the_ends if at_an_end else layers) * model.layer_parameters
-    return (of_layers + at_an_end * model.embedding_parameters) / layout.tensor
+    of_layers = _layers_of(model, layout, rank) * model.layer_parameters
+    return (of_layers + _at_an_end(layout, rank) * model.embedding_parameters) / layout.tensor
+
+
+def _at_an_end(layout: Layout, rank: int) -> bool:
+    return rank in (0, layout.pipeline - 1)
+
+
+def _layers_of(model: Model, layout: Layout, rank: int) -> int:
+    return layers_per_stage(model, layout)[_at_an_end(layout, rank)]
 
 
 def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
     each = states(model, layout, rank)
-    _, layers = layers_per_stage(model, layout)  # of the first and of the last rank
+    layers = _layers_of(model, layout, rank)
     kept = layer_activations(model, layout)
     again = layers // layout.every
     whole = layer_activations(model, layout, "none")
     activations = (again * kept + (layers - again) * whole) * _micro_batches_in_flight(layout, rank)
-    working = 0.0
-    if layout.recomputation == "full":
-        working = whole - kept
-    elif layout.recomputation == "selective":
-        working = score_activations(model, layout)
+    working = whole - kept if again else 0.0  # "selective" leaves out the scores, "none" nothing
     tokens = layout.micro_batch * model.sequence / layout.context
     has_the_head = rank == layout.pipeline - 1
     logits = tokens * model.vocabulary / layout.tensor * layout.loss_copies * 4 if has_the_head else 0.0
     gathered = 0.0
     if layout.stage == 3:
-        gathered = 2 * model.layer_parameters / layout.tensor * layout.element
+        gathered = min(2, layers) * model.layer_parameters / layout.tensor * layout.element
     share = ALLOCATOR if layout.pipeline == 1 else ALLOCATOR_IN_A_PIPELINE
     allocator = share * (gathered + activations + working)
     passes = gathered, activations, working, logits, allocator

@@ -6,7 +6,7 @@ FLOP are floating-point operations, of one sequence where a name does not say ot
 from dataclasses import dataclass
 from typing import Any
 
-from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no, count_as_python
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Model:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        count_as_python(self)
         parts = ("layers", "width", "heads", "vocabulary", "sequence")
         check_whole(self.name, **{part: getattr(self, part) for part in parts})
         check_whole(self.name, least=0, feed_forward=self.feed_forward, key_value_heads=self.key_value_heads)

@@ -32,8 +32,9 @@ class Plan:
         lines = [
             f"{self.model.name} on {self.cluster.gpus} × {self.cluster.gpu.name}: tensor {layout.tensor} × context "
             f"{layout.context} × pipeline {layout.pipeline} × data {layout.data}, ZeRO stage {layout.stage}",
-            f"{layout.micro_batches} micro-batches of {layout.micro_batch}, interleaving {layout.interleaving}, "
-            f"recomputation {layout.recomputation}" + (f" of 1 layer in {layout.every}" if layout.every > 1 else ""),
+            f"{layout.micro_batches} micro-batch{'es' * (layout.micro_batches > 1)} of {layout.micro_batch}, "
+            f"interleaving {layout.interleaving}, recomputation {layout.recomputation}"
+            + (f" of 1 layer in {layout.every}" if layout.every > 1 else ""),
             f"memory  {self.bytes.total / 2**30:7.1f} of {self.cluster.gpu.memory / 2**30:.0f} GiB"
             + ("" if self.fits else ": does not fit"),
             *(f"        {size / 2**30:7.1f} {part}" for part, size in vars(self.bytes).items() if size),

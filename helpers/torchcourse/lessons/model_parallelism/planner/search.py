@@ -92,7 +92,7 @@ def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterato
     def choices(name: str, values: Iterable) -> list:
         return [fixed[name]] if name in fixed else list(values)
 
-    inside_a_node = [size for size in _divisors(cluster.gpus) if size <= cluster.gpus_per_node]
+    inside_a_node = [size for size in _divisors(cluster.gpus) if cluster.in_a_node(size)]
     for tensor, pipeline, context in itertools.product(
         choices("tensor", inside_a_node),
         choices("pipeline", _divisors(cluster.gpus)),

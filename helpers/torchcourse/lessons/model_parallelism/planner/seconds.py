@@ -7,7 +7,7 @@ not come from a data sheet is in `Efficiency`.
 
 from dataclasses import dataclass
 
-from torchcourse.lessons.data_parallelism.cost import ring_bytes, ring_seconds
+from torchcourse.lessons.data_parallelism.cost import ring_bytes
 from torchcourse.lessons.data_parallelism.memory import RECIPES
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
@@ -183,8 +183,7 @@ def _tensor_seconds(model: Model, cluster: Cluster, layout: Layout, beside: floa
 
     Source: Narayanan et al. 2021, section 3.2; Korthikanti et al. 2022, section 4.2.2.
     """
-    bandwidth, latency = cluster.bandwidth(layout.tensor), cluster.latency(layout.tensor)
-    sent = 2 * ring_seconds(_activation_bytes(model, layout), layout.tensor, latency, 1 / bandwidth)
+    sent = 4 * _half_ring(cluster, _activation_bytes(model, layout), layout.tensor, stride=1)
     return max(sent / layout.tensor, sent - beside) if layout.tensor_overlap else sent
 
 
@@ -193,9 +192,8 @@ def _context_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
 
     Source: Llama team 2024, section 3.3.2, https://arxiv.org/abs/2407.21783
     """
-    span = layout.tensor * layout.context
     own = 2 * model.key_value_share * _activation_bytes(model, layout) / layout.tensor
-    return (layout.context - 1) * (cluster.latency(span) + own / cluster.bandwidth(span, stride=layout.tensor))
+    return _half_ring(cluster, layout.context * own, layout.context, stride=layout.tensor)
 
 
 def _transfer_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
@@ -220,19 +218,16 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
     https://arxiv.org/abs/1910.02054, counts one micro-batch). Stages 2 and 3 gather during the passes, as FSDP does;
     stage 1 gathers after the update, where nothing hides it but the next forward pass.
     """
-    ranks = layout.data * layout.context
-    if ranks == 1:
+    if layout.data * layout.context == 1:
         return 0.0
     parameters = local_parameters(model, layout)
-    gradients = _gradient_seconds(cluster, layout, parameters * _gradient_element(layout))
+    layers = layers_per_stage(model, layout)[0]
+    pieces = layers if layout.stage == 3 else 1  # each layer waits for its messages
+    gradients = pieces * _gradient_seconds(cluster, layout, parameters * _gradient_element(layout) / pieces)
     stride = layout.tensor * layout.pipeline
-    gather = _half_ring(cluster, parameters * layout.element, layout.sharing, stride)
+    gather = pieces * _half_ring(cluster, parameters * layout.element / pieces, layout.sharing, stride)
     if layout.broadcasts and layout.stage == 1:  # each goes round the ring before the next one starts
         gather += layout.sharing * cluster.ring_latency(layout.sharing, stride)
-    if layout.stage == 3:  # layer by layer, so that each layer waits for its messages
-        layers = layers_per_stage(model, layout)[0] - 1
-        gradients += layers * (ranks - 1) * cluster.latency(layout.gpus)
-        gather += layers * (layout.sharing - 1) * cluster.latency(layout.gpus)
     m = layout.micro_batches
     sent, hidden, alone = {
         0: (2 * gradients, window, 0.0),
@@ -241,10 +236,13 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
         3: (m * (gradients + 2 * gather), 1.5 * m * window, 0.0),
     }[layout.stage]
     # What belongs to one layer is left over at an end of the pass, where there is nothing more to compute beside it.
-    exposed = sent / layers_per_stage(model, layout)[0]
-    slower = cluster.efficiency.contention * min(sent, hidden)
-    left = max(exposed, sent - hidden) + slower if layout.overlap else sent
-    return left + (max(0.0, alone - window / 2) if layout.gather_overlap else alone)
+    exposed = sent / layers
+    left = max(exposed, sent - hidden) if layout.overlap else sent
+    return (
+        left
+        + cluster.efficiency.contention * (sent - left)
+        + (max(0.0, alone - window / 2) if layout.gather_overlap else alone)
+    )
 
 
 def _gradient_seconds(cluster: Cluster, layout: Layout, size: float) -> float:
@@ -257,8 +255,8 @@ def _gradient_seconds(cluster: Cluster, layout: Layout, size: float) -> float:
 
 def _half_ring(cluster: Cluster, size: float, ranks: int, stride: int) -> float:
     """Return the seconds of an all-gather or a reduce-scatter, half an all-reduce, over every `stride`-th GPU."""
-    bandwidth, latency = cluster.bandwidth(ranks * stride, stride), cluster.latency(ranks * stride)
-    return (ranks - 1) * latency + ring_bytes(size, ranks) / 2 / bandwidth
+    latency = (ranks - 1) * cluster.latency(ranks * stride)  # all members send at once: each round has the slowest link
+    return latency + ring_bytes(size, ranks) / 2 / cluster.bandwidth(ranks, stride)
 
 
 def _update_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
