@@ -4,6 +4,7 @@ The rules stand in CONTRIBUTING.md. Imports count wherever they stand, in functi
 """
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -40,17 +41,24 @@ def modules(package: Path) -> dict[str, Path]:
     return names
 
 
-def imports(file: Path, known: dict[str, Path], top: str) -> Iterator[str]:
-    """The modules that a file names in imports, at any depth: `from package import module` counts as the module."""
+@functools.cache
+def named(file: Path) -> list[tuple[str, str]]:
+    """What a file names in imports, at any depth: pairs of a module and what it takes from it, or "" if all of it."""
+    names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == top)
+            names += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: write imports in full, not relative to the file"
-            if (node.module or "").split(".")[0] == top:
-                for alias in node.names:
-                    module = f"{node.module}.{alias.name}"
-                    yield module if module in known else str(node.module)
+            names += [(str(node.module), alias.name) for alias in node.names]
+    return names
+
+
+def imports(file: Path, known: dict[str, Path], top: str) -> Iterator[str]:
+    """The modules of one package that a file imports: `from package import module` counts as the module."""
+    for module, name in named(file):
+        if module.split(".")[0] == top:
+            yield f"{module}.{name}" if f"{module}.{name}" in known else module
 
 
 def graph(package: Path) -> dict[str, set[str]]:
@@ -131,24 +139,19 @@ DRAWERS.append("torchcourse.tools.gpu_check.__main__")
 
 def draws(file: Path) -> bool:
     """Whether a file imports the plotting style or Matplotlib, whose `matplotlib.image` only reads images."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            plots = name.split(".")[0] == "matplotlib" and not name.startswith("matplotlib.image")
-            if plots or f"{name}.".startswith("torchcourse.figures."):
-                return True
+    for module, name in named(file):
+        full = f"{module}.{name}".rstrip(".")
+        plots = module.split(".")[0] == "matplotlib" and not full.startswith("matplotlib.image")
+        if plots or f"{full}.".startswith("torchcourse.figures."):
+            return True
     return False
 
 
 def out_of_frame(package: Path) -> list[str]:
     """Modules that draw without being a picture, or that import a picture without being one: numbers stay apart."""
-    found = []
-    for name, file in modules(package).items():
-        pictures = [target for target in imports(file, modules(package), package.name) if target.endswith("_picture")]
+    found, known = [], modules(package)
+    for name, file in known.items():
+        pictures = [target for target in imports(file, known, package.name) if target.endswith("_picture")]
         if not name.endswith("_picture") and not name.startswith(tuple(DRAWERS)) and (draws(file) or pictures):
             found.append(name)
     return found
@@ -166,7 +169,6 @@ def test_no_function_has_the_name_of_a_module_beside_it():
     assert hidden_modules(PACKAGE) == []
 
 
-@pytest.mark.slow
 def test_only_pictures_draw():
     assert out_of_frame(PACKAGE) == []
 
@@ -184,18 +186,8 @@ def test_the_quiz_never_imports_torch():
         if module not in seen:
             seen.add(module)
             todo += arrows.get(module, ())
-    tops = {
-        name.split(".")[0]
-        for module in seen & set(arrows)
-        for node in ast.walk(ast.parse(modules(PACKAGE)[module].read_text(encoding="utf-8")))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
+    known = modules(PACKAGE)
+    tops = {name.split(".")[0] for module in seen & set(arrows) for name, _ in named(known[module])}
     assert "torch" not in tops
 
 
