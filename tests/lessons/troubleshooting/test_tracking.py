@@ -158,6 +158,14 @@ def test_the_peak_is_kept_with_all_that_was_alive():
     assert tracker.current == kept.nbytes + small.nbytes
 
 
+def test_zeros_and_shapes_of_forward_mode_take_no_memory():
+    linear, x = nn.Linear(8, 8), torch.randn(8, 8)
+    with MemoryTracker() as tracker, torch.no_grad():
+        torch.func.jvp(linear, (x,), (x,))
+    assert tracker.peak == 5 * 8 * 8 * 4  # the output, two products, a copy, and their sum
+    assert not {"_efficientzerotensor", "to"} & {allocation.op for allocation, _ in tracker.changes()}
+
+
 def test_the_timeline_ends_at_what_is_alive_and_reaches_the_peak():
     model = mlp(20, 30, 10)
     with MemoryTracker() as tracker:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torchcourse.source_lines import hide
@@ -54,7 +55,8 @@ def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the dense tensors with a storage that a tensor is made of: mostly itself, without its graph if not.
 
     A sparse tensor has indices and values, a nested one its values, a DTensor the part that lies on this rank. Empty
-    for a tensor without a storage in reach (MKL-DNN's own layout, a layer that is not made yet).
+    for a tensor without a storage in reach (MKL-DNN's own layout, a layer that is not made yet), or without memory in
+    it (the zeros of forward-mode differentiation, and shapes alone there).
     """
     try:
         if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
@@ -68,7 +70,9 @@ def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
         tensor.untyped_storage()
     except (NotImplementedError, RuntimeError, ValueError, TypeError):
         return []
-    return [tensor]
+    # Forward mode computes with zeros that lie nowhere, and asks what shape a sum with them has on the meta device.
+    nowhere = tensor._is_zerotensor() or (tensor.is_meta and forward_ad._current_level >= 0)
+    return [] if nowhere else [tensor]
 
 
 def magnitudes(tensor: torch.Tensor) -> list[torch.Tensor]:
