@@ -110,7 +110,7 @@ class Trainer:
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
         self.metrics = sanity.checked_metrics({"accuracy": accuracy} if metrics is None else metrics)
         self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(os.path.expanduser(checkpoint_dir))
+        self.checkpoint_dir = None if checkpoint_dir is None else Path(os.path.expanduser(checkpoint_dir)).absolute()
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.patience, self.progress = monitor, mode, patience, progress
         self.after_step, self.after_epoch = after_step, after_epoch
@@ -157,7 +157,7 @@ class Trainer:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
             epochs: how many more; with `resume`, how many in total. None: as many as `max_steps` takes.
             val_loader: what to evaluate on after every epoch. One of its batches is tried before the first.
-            resume: load `last.pt` first, if there is one, and go on exactly where it was saved.
+            resume: load `last.pt` first, if any, and go on exactly there; only persistent_workers draw other numbers.
             max_steps: optimizer steps after which training ends, also within an epoch; counted as `epochs` are.
             overwrite: replace the run that the checkpoint_dir holds.
 

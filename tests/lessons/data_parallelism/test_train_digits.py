@@ -53,7 +53,6 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_lines_of_the_lesson_work_in_a_terminal():
     where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     one_machine = what_it_prints(start("--standalone", "--nproc-per-node", "2"))
