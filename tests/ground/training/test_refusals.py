@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -111,6 +112,16 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert checkpoint.load("~/run/own.pt") == {"a": 1}
     assert "a" in read_scalars("~/log")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_folder_stays_where_the_trainer_was_made(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ours = trainer(checkpoint_dir="run", save_every=1, after_step=lambda _: os.chdir(tmp_path / "elsewhere"))
+    ours.fit(batches(), 1)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ours.restore("last")
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def test_numpy_arrays_in_the_model_are_not_taken_for_the_batch_s():
