@@ -88,7 +88,6 @@ def alarms(run, steps=20):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_nine_in_ten_bugs_are_caught_in_20_steps_on_tasks_that_the_rules_were_not_set_on():
     missed, count = [], 0
     for number, (task_name, task) in enumerate(JUDGES.items()):
@@ -133,7 +132,6 @@ def healthy_runs():
         yield f"task {number}, {change}", prepare(replace(task, **change), seed=200 + number)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_fifty_healthy_runs_raise_no_alarm():
     runs = list(healthy_runs())
