@@ -14,12 +14,13 @@ def cut_cross_entropy(
 ) -> torch.Tensor:
     """Return the mean cross-entropy, the same on each rank, without putting the scores together.
 
-    Three numbers per sample travel: the largest score, the sum of exponentials, the score of the target. Scores of 16
-    bits are taken as 32: the sum of the exponentials of a vocabulary is more than they hold.
+    Three numbers per sample are all-reduced: the largest score, the sum of exponentials, the score of the target. Before
+    that the ranks tell each other how many words they have. Scores of 16 bits are taken as 32: the sum of the
+    exponentials of a vocabulary is more than they hold.
 
     Args:
-        scores: of this rank's words [N, V/n], where rank r of n has the r-th part of the vocabulary. All parts are of
-            one size: give words that nobody says, with scores of −inf, to the last one.
+        scores: of this rank's words [N, V/n], where rank r of n has the r-th part of the vocabulary; parts may be of
+            unequal size.
         targets: words of the whole vocabulary [N], the same on each rank.
         group: the ranks that share the vocabulary; None for all.
         ignore_index: a target that does not count, as for padding.
@@ -32,14 +33,15 @@ def cut_cross_entropy(
             f"The scores are {list(scores.shape)} and the targets {list(targets.shape)}, and have to be [N, V/n] and "
             "[N]: scores.flatten(0, -2), targets.flatten()."
         )
-    words, counts = dist.get_world_size(group) * scores.size(1), targets != ignore_index
-    wrong = targets[counts & ((targets < 0) | (targets >= words))]
-    if len(wrong):
-        raise ValueError(
-            f"Target {int(wrong[0])} is no word of the {words}, of which each rank has {scores.size(1)} here."
-        )
-    first = dist.get_rank(group) * scores.size(1)
+    rank, counts = dist.get_rank(group), targets != ignore_index
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    sizes = targets.new_empty(dist.get_world_size(group), dtype=torch.long)
+    dist.all_gather(list(sizes.split(1)), sizes.new_full((1,), scores.size(1)), group=group)
+    parts = sizes.tolist()
+    wrong = targets[counts & ((targets < 0) | (targets >= sum(parts)))]
+    if len(wrong):
+        raise ValueError(f"Target {int(wrong[0])} is no word of the {sum(parts)}, of which the ranks have {parts}.")
+    first = sum(parts[:rank])
     largest = scores.detach().amax(dim=1)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     scores = scores - largest[:, None]
