@@ -79,33 +79,43 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _damaged_scalars(content: bytes) -> set[int]:
-    """Return where records begin whose data does not fit its checksum, among those that are short, as scalars are.
+def _damaged(content: bytes) -> set[int]:
+    """Return where records begin whose data does not fit its checksum, among those of at most a MiB.
 
-    All of one length are looked at together. Longer ones, with histograms and images, would take longer than all the
-    rest: their checksums are left to TensorBoard.
+    All are looked at together, in blocks. That begins with zeros in the register, so that zeros before the data change
+    nothing; all ones, with which a CRC-32C begins, turn the first four bytes round instead.
     """
-    places: dict[int, list[int]] = {}
-    place = 0
+    places, place = [], 0
     while place + 16 <= len(content):
         (length,) = struct.unpack_from("<Q", content, place)
-        if length <= _SHORT and place + 16 + length <= len(content):
-            places.setdefault(length, []).append(place)
+        if 4 <= length <= _LONGEST and place + 16 + length <= len(content):
+            places.append((place, length))
         place += 16 + length
-    data, damaged = np.frombuffer(content, dtype=np.uint8), set()
-    for length, begun in places.items():
-        starts = np.array(begun) + 12
-        checksum = np.full(len(starts), 0xFFFFFFFF, dtype=np.uint32)
-        for offset in range(length):
-            checksum = _table()[(checksum ^ data[starts + offset]) & 0xFF] ^ (checksum >> 8)
-        checksum ^= 0xFFFFFFFF
-        masked = ((checksum >> 15) | (checksum << 17)) + np.uint32(0xA282EAD8)
-        stored = sum(data[starts + length + byte].astype(np.uint32) << (8 * byte) for byte in range(4))
-        damaged |= {begun[number] for number in np.flatnonzero(masked != stored)}
-    return damaged
+    if not places:
+        return set()
+    (begun, lengths), data = np.array(places).T, np.frombuffer(content, dtype=np.uint8)
+    blocks = -(-lengths // _BLOCK)
+    ends = blocks.cumsum()
+    pieces = (content[place + 12 : place + 12 + length] for place, length in places)
+    justified = (piece.rjust(count * _BLOCK, b"\0") for piece, count in zip(pieces, blocks.tolist(), strict=True))
+    padded = np.frombuffer(b"".join(justified), dtype=np.uint8).copy()
+    padded[(ends * _BLOCK - lengths)[:, None] + np.arange(4)] ^= 0xFF
+    of_blocks = np.zeros(ends[-1], dtype=np.uint32)
+    for column in padded.reshape(-1, _BLOCK).T.copy():
+        of_blocks = _table()[(of_blocks ^ column) & 0xFF] ^ (of_blocks >> 8)
+    checksum, longest_first = np.zeros(len(places), dtype=np.uint32), np.argsort(-blocks)
+    for number in range(blocks.max()):
+        longer = longest_first[: np.searchsorted(-blocks[longest_first], -number)]
+        moved = [table[(checksum[longer] >> (8 * byte)) & 0xFF] for byte, table in enumerate(_past_a_block())]
+        checksum[longer] = np.bitwise_xor.reduce(moved) ^ of_blocks[(ends - blocks)[longer] + number]
+    checksum ^= 0xFFFFFFFF
+    masked = ((checksum >> 15) | (checksum << 17)) + np.uint32(0xA282EAD8)
+    stored = sum(data[begun + 12 + lengths + byte].astype(np.uint32) << (8 * byte) for byte in range(4))
+    return {int(place) for place in begun[masked != stored]}
 
 
-_SHORT = 128
+_BLOCK = 128
+_LONGEST = 2**20  # bytes, as of an image that fills a screen: longer ones would take longer than all the rest
 
 
 @functools.cache
@@ -115,6 +125,15 @@ def _table() -> np.ndarray:
     for _ in range(8):
         table = (table >> 1) ^ (table & 1) * np.uint32(0x82F63B78)
     return table
+
+
+@functools.cache
+def _past_a_block() -> np.ndarray:
+    """Return what a block of zeros makes of each of the 256 values of each of the 4 bytes of a CRC-32C."""
+    tables: np.ndarray = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32))[:, None]
+    for _ in range(_BLOCK):
+        tables = _table()[tables & 0xFF] ^ (tables >> 8)
+    return tables
 
 
 def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
@@ -128,7 +147,7 @@ def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     content, place, count = file.read_bytes(), 0, 0
-    damaged = _damaged_scalars(content)
+    damaged = _damaged(content)
     while place < len(content):
         head = content[place : place + 12]
         length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import struct
 import time
 from unittest.mock import patch
 
@@ -273,3 +274,35 @@ def test_a_flipped_bit_in_a_scalar_ends_what_is_read(tmp_path, capsys):
         steps, losses = run.scalars["loss"]
         assert 50 < len(losses) < 150
         assert losses == [1.0 + step for step in range(len(steps))]
+
+
+@pytest.mark.parametrize("lengths", [range(4, 132), (255, 256, 257, 384, 385, 5000), (10**5,)])
+def test_a_flipped_bit_in_a_record_of_any_length_is_found(lengths):
+    draw = random.Random(0)
+    records = [draw.randbytes(length) for length in lengths]
+    heads = [struct.pack("<QI", len(record), 0) for record in records]
+    tails = [struct.pack("<I", _checksum(record)) for record in records]
+    content = b"".join(part for parts in zip(heads, records, tails, strict=True) for part in parts)
+    assert event_files._damaged(content) == set()
+    place = 0
+    for record in records:
+        damaged = bytearray(content)
+        damaged[place + 12 + draw.randrange(len(record))] ^= 1 << draw.randrange(8)
+        assert event_files._damaged(bytes(damaged)) == {place}
+        place += 16 + len(record)
+
+
+def _checksum(record: bytes) -> int:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    return masked_crc32c(record)
+
+
+def test_a_flipped_bit_in_a_histogram_ends_what_is_read(folder, tmp_path, capsys):
+    (file,) = folder.iterdir()
+    content = file.read_bytes()
+    place = content.rindex(b"weights/0") + 100  # in the numbers of the last histogram
+    (tmp_path / file.name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    run = read_run(tmp_path)
+    assert "the bytes are not those that were written" in run.notes[0]
+    assert [step for step, _ in run.histograms["weights/0"]] == list(range(9))
