@@ -14,9 +14,9 @@ def cut_cross_entropy(
 ) -> torch.Tensor:
     """Return the mean cross-entropy, the same on each rank, without putting the scores together.
 
-    Three numbers per sample are all-reduced: the largest score, the sum of exponentials, the score of the target. Before
-    that the ranks tell each other how many words they have. Scores of 16 bits are taken as 32: the sum of the
-    exponentials of a vocabulary is more than they hold.
+    Three numbers per sample are all-reduced: the largest score, the sum of exponentials, the score of the target. The
+    ranks first tell each other how many words they have. Scores of 16 bits are taken as 32: the sum of the exponentials
+    of a vocabulary is more than they hold.
 
     Args:
         scores: of this rank's words [N, V/n], where rank r of n has the r-th part of the vocabulary; parts may be of
