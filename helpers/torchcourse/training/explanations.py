@@ -67,9 +67,9 @@ def about_inputs(inputs: Any) -> str:
 
 def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueError:
     """Return an error that says what the loss function was given."""
-    reason = str(error).strip().partition("\n")[0]
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
     return ValueError(
-        f"The loss function cannot compare outputs of {shapes(outputs)} with targets of {shapes(targets)}: {reason} "
+        f"The loss function cannot compare outputs of {shapes(outputs)} with targets of {shapes(targets)}: {reason}. "
         "Make the model's last layer, the targets and the loss function fit each other."
     )
 

@@ -49,6 +49,11 @@ class Keeper:
         Raises:
             ValueError: if the folder holds a different run, and nobody said what should become of it.
         """
+        if not isinstance(resume, bool):
+            raise ValueError(
+                f"resume has to be True or False, but is {resume!r}: it goes on from last.pt in the checkpoint_dir. "
+                "Give the Trainer the checkpoint_dir of the run."
+            )
         self._odd = set(finite.not_finite(trainer.model, trainer.optimizer))
         self._shapes = finite.shapes_of_buffers(trainer.model)
         if resume:

@@ -29,6 +29,7 @@ from torchcourse.units import is_whole_number
 def check_arguments(given: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument of the Trainer that makes no sense; `given` has them by name."""
     _check_ranges(given)
+    _check_callbacks(given)
     if given["precision"] == "fp16" and given["device"].type != "cuda":
         raise ValueError(
             f"precision='fp16' needs an NVIDIA GPU, and this runs on the {given['device'].type}. Use 'bf16' or 'fp32'."
@@ -99,6 +100,36 @@ _WHOLE_NUMBERS = {
 }
 _MAY_BE_NONE = ("save_every", "watch_every", "patience")
 _COLUMNS = ("loss", "lr", "epoch", "step", "seconds", "gradient_norm")  # of the history, besides the metrics
+
+
+def _check_callbacks(given: Mapping[str, Any]) -> None:
+    for name in ("after_step", "after_epoch"):
+        if (function := given[name]) is None:
+            continue
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError as error:
+            raise ValueError(
+                f"{name} has to be one function that takes the Trainer, but is {function!r}. It may call several."
+            ) from error
+        except ValueError:  # one of C's, which does not tell
+            continue
+
+
+def checked_device(device: torch.device | str | int) -> torch.device:
+    """Return a device with its number, as tensors on it have it: "cuda:0" where it is called "cuda".
+
+    Raises:
+        ValueError: if it is not here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"The device {str(device)!r} cannot be used here: {reason}. Without device=…, the Trainer takes what there "
+            "is."
+        ) from error
 
 
 def checked_model(model: Any) -> nn.Module:

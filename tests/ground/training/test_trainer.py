@@ -710,6 +710,10 @@ WRONG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "watch_every has to be a whole number, or 0 for never, but is -1": {"watch_every": -1},
     "keeps no checkpoints: give it a checkpoint_dir": {"save_every": 5},
     "clip_norm has to be above 0, or None for no clipping, but is 0": {"clip_norm": 0},
+    "after_epoch has to be one function that takes the Trainer, but is [": {"after_epoch": [print]},
+    "after_step has to be one function that takes the Trainer, but is <function": {"after_step": lambda: None},
+    "The device 'hpu' cannot be used here": {"device": "hpu"},
+    "The device 'auto' cannot be used here": {"device": "auto"},
     "A metric cannot be called 'loss'": {"metrics": {"loss": lambda outputs, targets: 0.0}},
     "adds up over the batch (reduction='sum')": {"loss_fn": nn.CrossEntropyLoss(reduction="sum")},
 }
@@ -737,6 +741,11 @@ WRONG_FITS = {
     "did not yield a single batch: ": lambda: trainer().evaluate([]),
     "This Trainer keeps no checkpoints": lambda: trainer().fit(batches(data(), 8), 1, resume=True),
     "keeps no checkpoints: give it": lambda: trainer().restore(),
+    "resume has to be True or False, but is 'run/last.pt'": lambda: trainer().fit(
+        batches(data(), 8),
+        1,
+        resume="run/last.pt",
+    ),
     "monitor='val_f1' is not among the values of this fit: loss, accuracy": lambda: trainer(monitor="val_f1").fit(
         batches(data(), 8), 1
     ),
@@ -746,7 +755,10 @@ WRONG_FITS = {
     "outputs of shape [8, 3] with targets of shape [8, 1]": lambda: trainer().fit(
         [(torch.ones(8, WIDTH), torch.zeros(8, 1, dtype=torch.long))], 1
     ),
-    "outputs of shape [8, 3] with targets of shape [8]": lambda: trainer().fit(
+    "but got Float. Make the model's last layer": lambda: trainer(metrics={}).fit(
+        [(torch.ones(8, WIDTH), torch.ones(8))], 1
+    ),
+    "outputs of shape [8, 3] with targets of shape [8]: Target 3 is out of bounds. Make": lambda: trainer().fit(
         [(torch.ones(8, WIDTH), torch.full((8,), 3))], 1
     ),
     "outputs of shape [8, 3] with targets of shape [8, 1]: Using a target size": lambda: trainer(
