@@ -231,10 +231,26 @@ class Reversed(Pictures):
         self.classes = self.classes[::-1]
 
 
+class LooksInto(Pictures):
+    """Reads each image to see whether it is there, and drops it again."""
+
+    def look(self):
+        super().look()
+        for row in self.rows:
+            read_image(self.folder / row["file"])
+
+
+class AllForOne(Pictures):
+    def __getitem__(self, index):
+        return [super(AllForOne, self).__getitem__(number) for number in range(len(self.rows))][index]
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
         (Eager, "eager"),
+        (LooksInto, "opened_at_once"),
+        (AllForOne, "opens_others"),
         (InFolderOrder, "folder_order"),
         (ByRow, "numbered_by_row"),
         (Text, "label_is_text"),
@@ -519,6 +535,8 @@ def filled_with(value, whole_steps):
         (filled_with(0.0, whole_steps=True), "lengths"),
         (filled_with(-1.0, whole_steps=False), "lengths"),
         (filled_with(-1.0, whole_steps=True), "lengths"),
+        (filled_with(-1e9, whole_steps=True), "lengths"),
+        (filled_with(-torch.inf, whole_steps=False), "lengths"),
     ],
 )
 def test_a_mask_or_lengths_from_values(answer, symptom):
@@ -617,7 +635,15 @@ def in_as_many_batches(lengths, size, pool, generator):
     return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
 
 
+def to_and_fro(lengths, size, pool, generator):
+    """Does not mix the batches, and sorts every other pool from long to short."""
+    order = torch.randperm(len(lengths), generator=generator).split(size * pool)
+    pools = [sorted(p.tolist(), key=lengths.__getitem__, reverse=at % 2 == 1) for at, p in enumerate(order)]
+    return [part[i : i + size] for part in pools for i in range(0, len(part), size)]
+
+
 def test_more_wrong_buckets():
+    refused(check.bucket_batches(to_and_fro), "by_length")
     refused(check.bucket_batches(in_as_many_batches), "too_many_batches")
     refused(check.bucket_batches(sorted_in_place), "inputs_changed")
     refused(check.bucket_batches(from_its_seed), "not_drawn")

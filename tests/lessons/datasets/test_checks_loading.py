@@ -54,6 +54,7 @@ def test_workers_for_accepts(learner):
         (lambda *given: float(by_formula(*given)), "no_number"),
         (lambda load, step, send, cores: by_formula(load, step, send, min(cores, 8)), "waits"),
         (lambda load, step, send, cores: by_formula(load / 1.05, step, send, cores), "waits"),
+        (lambda load, step, send, cores: 0 if load < send else max(1, by_formula(load, step, send, cores)), "idle"),
     ],
 )
 def test_workers_for_refuses(learner, symptom):
@@ -239,9 +240,15 @@ def into_kept_lists(dataset, names, numbers, kept=([], [])):
     return kept
 
 
+def taking_numbers_off(dataset, names, numbers):
+    return right(dataset, names, [numbers.pop(0) for _ in list(numbers)])
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (taking_numbers_off, "inputs_changed"),
+        (fetches(entry=lambda name, number, error: (name, error.args[0])), "no_reason"),
         (fetches(errors=(OSError,)), "raises"),
         (fetches(errors=Exception), "hides_bugs"),
         (fetches(instead=lambda dataset, number: dataset[(number + 1) % 10 and 1]), "replaced"),

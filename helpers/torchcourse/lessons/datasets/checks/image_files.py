@@ -39,9 +39,37 @@ def pictures(learner: Callable[[Path], Any]) -> str:
         _judge_lazy(data, unread, learner(folder), pixels[:1] / 255)
         (folder / "x.png").unlink()
         _judge_missing(learner, folder)
+    _judge_opened(learner, pixels, rows)
     _judge_other_table(learner, pixels, files)
     _judge_two(learner, pixels)
     return "Five images in the table's order, each opened when it is asked for; a missing one is named at once."
+
+
+def _judge_opened(learner: Callable[[Path], Any], pixels: torch.Tensor, rows: list[dict[str, str]]) -> None:
+    """Make a dataset of files that hold no images; then mend one of them, and ask for its sample alone."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_images(folder, pixels, rows)
+        for row in rows:
+            (folder / row["file"]).write_bytes(b"no image")
+        try:
+            data = learner(folder)
+        except Exception as error:
+            raise Wrong(
+                "opened_at_once",
+                "Each file of the table is there, but none holds an image, and making your dataset ends with "
+                f"{type(error).__name__}: {error}. It opens the images. To look whether a file is there, it need not "
+                "be read.",
+            ) from error
+        write_images(folder, pixels[2:3], rows[2:3], table="other.csv")
+        try:
+            data[2]
+        except Exception as error:
+            raise Wrong(
+                "opens_others",
+                "The file of sample 2 holds an image, and no other file does. Asked for sample 2, your dataset ends "
+                f"with {type(error).__name__}: {error}. Which files does it open for one sample?",
+            ) from error
 
 
 def _judge_other_table(learner: Callable[[Path], Any], pixels: torch.Tensor, files: list[str]) -> None:
