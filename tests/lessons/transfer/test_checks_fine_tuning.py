@@ -10,7 +10,7 @@ from torch import nn
 
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired, t95
-from torchcourse.lessons.transfer.backbones import mnist_cnn
+from torchcourse.lessons.transfer.backbones import MNIST_SCALING, mnist_cnn
 from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, rate_groups
@@ -62,6 +62,16 @@ def with_frozen_norms(body, pixels, top):
     return by_the_package(body, pixels, top)
 
 
+def with_the_constants_of_mnist(body, pixels, top):
+    return extract(body, MNIST_SCALING(pixels, top))
+
+
+def then_in_training_mode(body, pixels, top):
+    out = by_the_package(body, pixels, top)
+    body.train()
+    return out
+
+
 @torch.inference_mode()
 def as_inference(body, pixels, top):
     return body.eval()(body.scaling(pixels, top))
@@ -81,6 +91,8 @@ def as_inference(body, pixels, top):
             lambda body, pixels, top: extract(body, F.interpolate(pixels, size=(28, 28), mode="bilinear") / 255),
             "scaling",
         ),
+        (with_the_constants_of_mnist, "scaling"),
+        (then_in_training_mode, "left_in_training_mode"),
         (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "wrong_value"),
         (lambda *given: (lambda out: (out - out.mean(0)) / out.std(0))(by_the_package(*given)), "not_finite"),
         (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
@@ -188,6 +200,13 @@ def as_buffers(model):
     with_an_own_train(model)
 
 
+def the_outer_norms(model):
+    model.body.requires_grad_(False)
+    for module in model.body.children():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().train = lambda mode=True, norm=module: norm
+
+
 def for_the_head_too(model):
     model.eval().body.requires_grad_(False)
     model.train = lambda mode=True: model
@@ -245,6 +264,7 @@ def test_right_freezing(answer):
     [
         (only_gradients, "statistics_move"),
         (eval_once, "statistics_move"),
+        (the_outer_norms, "statistics_move"),
         (norms_only, "weights_move"),
         (everything, "head_frozen"),
         (zeros, "changed_at_once"),
@@ -257,7 +277,7 @@ def test_right_freezing(answer):
         (for_the_head_too, "head_not_training"),
         (in_inference_mode, "inference"),
         (as_buffers, "no_parameters"),
-        (loaded_anew, "changed_at_once"),
+        (loaded_anew, "body_replaced"),
         (eval_too_late, "eval_after_train"),
         (train_that_calls_eval, "train_calls_itself"),
         (train_and_then_eval, "train_calls_itself"),

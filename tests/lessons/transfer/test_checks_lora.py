@@ -483,6 +483,20 @@ def by_the_beginning_of_names(model, stages, train_stage):
         train_stage(DistributedDataParallel(model))
 
 
+def as_the_colleague_freezes(model, stages, train_stage):
+    freeze(model, "body")
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(DistributedDataParallel(model))
+
+
+def by_attributes(model, stages, train_stage):
+    freeze(model)
+    for name in stages:
+        getattr(model, name).requires_grad_(True)
+        train_stage(DistributedDataParallel(model))
+
+
 def taking_stages_off(model, stages, train_stage):
     wrapped_anew(model, [stages.pop(0) for _ in list(stages)], train_stage)
 
@@ -509,6 +523,7 @@ def first_stage_only(model, stages, train_stage):
         (one_at_a_time, "other_stages"),
         (by_the_beginning_of_names, "other_stages"),
         (taking_stages_off, "left_changed"),
+        (as_the_colleague_freezes, "two_stages_only"),
         (lambda model, stages, train_stage: wrapped_anew(model, stages[:2], train_stage), "two_stages_only"),
         (lambda model, stages, train_stage: wrapped_anew(model.eval(), stages, train_stage), "left_changed"),
     ],
@@ -529,3 +544,9 @@ def test_freezing_after_wrapping_is_told_with_the_error():
     refused_with = check.unfreeze_in_stages(frozen_too_late)
     assert (refused_with.state, refused_with.symptom) == ("wrong", "raised_RuntimeError")
     assert "Expected to have finished reduction" in refused_with.message
+
+
+def test_a_stage_may_lie_within_a_layer():
+    refused_with = check.unfreeze_in_stages(by_attributes)
+    assert (refused_with.state, refused_with.symptom) == ("wrong", "raised_AttributeError")
+    assert "body.middle" in refused_with.message

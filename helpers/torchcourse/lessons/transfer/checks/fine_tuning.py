@@ -16,7 +16,7 @@ from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
-from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, mnist_cnn
+from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, Scaling, mnist_cnn
 from torchcourse.lessons.transfer.checks.choosing import choose
 from torchcourse.lessons.transfer.checks.freezing import freeze_body, other_backbone
 from torchcourse.lessons.transfer.features import extract
@@ -30,10 +30,19 @@ SEEDS = 4
 
 @check
 def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -> str:
-    """Compare with the features of a network in evaluation mode, for digits, pictures from 0 to 1, and dark ones."""
+    """Compare with the features of a network in evaluation mode, for digits, pictures from 0 to 1, and dark ones.
+
+    A last backbone has a scaling of its own, and comes in evaluation mode.
+    """
     digits = digit_pixels("test")[0][:30]
-    for pixels, top in ((digits, WHITE), (digits / WHITE, 1), (digits * 0.6, WHITE)):
-        body = other_backbone().train()
+    for pixels, top, scaling in (
+        (digits, WHITE, MNIST_SCALING),
+        (digits / WHITE, 1, MNIST_SCALING),
+        (digits * 0.6, WHITE, MNIST_SCALING),
+        (digits, WHITE, _OTHER_SCALING),
+    ):
+        body = other_backbone().train(scaling is MNIST_SCALING)
+        body.scaling = scaling
         twin, before, traits = copy.deepcopy(body).eval(), copy.deepcopy(body.state_dict()), _traits(body)
         given = pixels.clone()
         out = learner(body, given, top)
@@ -74,6 +83,12 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
                 "backbone_changed",
                 f"The features are right, but the backbone is not as it was: `{other[0][0]}` is different, for whoever "
                 "uses it next. Its mode may change, and nothing else.",
+            )
+        if scaling is _OTHER_SCALING and any(module.training for module in body.modules()):
+            raise Wrong(
+                "left_in_training_mode",
+                "A backbone was in evaluation mode when you got it, and now it is in training mode: the next pictures "
+                "that somebody sends through it change its statistics.",
             )
     return "The features of the pictures alone: no graph, no trace in the backbone, and the scaling of its training."
 
@@ -145,6 +160,7 @@ def _traits(body: nn.Module) -> dict[str, str]:
     )
 
 
+_OTHER_SCALING = Scaling((0.5,), (0.5,), channels=1, side=28)
 _GRAPH = "Your features still hang on a graph through the whole backbone, which costs memory."
 _NO_GRADIENTS = (
     "Your features have no graph, but they ask for gradients of their own: each step of a head's training would "
@@ -162,11 +178,17 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
             "These are features of `mnist_cnn()` as it is loaded. You were given a backbone, with weights of its own.",
         )
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
-    for scaled in (resized, resized / top, resized / 255, (resized / 255 - MNIST_MEAN) / MNIST_STD):
+    for scaled in (
+        resized,
+        resized / top,
+        resized / 255,
+        (resized / 255 - MNIST_MEAN) / MNIST_STD,
+        MNIST_SCALING(pixels, top),
+    ):
         if torch.allclose(out, extract(body, scaled), atol=1e-3):
             raise Wrong(
                 "scaling",
-                f"These are features of pixels in a scaling that the network never saw. White is {top:g} "
+                f"These are features of pixels in a scaling that this network never saw. White is {top:g} "
                 "here. What did the backbone bring along for that?",
             )
     if torch.allclose(out, extract(body, body.scaling(pixels, pixels.max().item())), atol=1e-3):
