@@ -155,6 +155,13 @@ def test_promised_more_accepts(changes):
         ),
         ([FIRST, (RETURN, AUGMENTED), ("share * len(images)", "share * len(images) / copies")], "other_share"),
         ([FIRST, (RETURN, AUGMENTED.replace("repeat(copies)", "repeat_interleave(copies)"))], "labels_mixed"),
+        (
+            [
+                FIRST,
+                (RETURN, AUGMENTED.replace("(images[val], labels[val])", "(augment(images[val], 2), labels[val])")),
+            ],
+            "lengths_differ",
+        ),
     ],
 )
 def test_promised_more_refuses(changes, symptom):

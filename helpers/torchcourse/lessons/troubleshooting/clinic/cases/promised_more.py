@@ -49,7 +49,9 @@ def judge(program: Program, seed: int) -> str:
     train, val = given
     _judge_originals(_numbers(train), _numbers(val), originals, share)
     for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
-        if len(pictures) != len(digits) or not torch.equal(labels[ids], digits):
+        if len(pictures) != len(digits):
+            raise Wrong("lengths_differ", f"The {name} set has {len(pictures)} images and {len(digits)} labels.")
+        if not torch.equal(labels[ids], digits):
             raise Wrong("labels_mixed", f"In the {name} set images carry the label of a different image.")
     _judge_copies(train, originals - len(_numbers(val).unique()), copies)
     held = labels[_numbers(val).unique()].unique()
