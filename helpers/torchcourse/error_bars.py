@@ -97,7 +97,9 @@ def paired(ones: ArrayLike, others: ArrayLike) -> Difference:
             "worst value that it can have, or leave its seed out on both sides and say so."
         )
     differences = ones - others
-    return Difference(differences.mean().item(), standard_error(differences).item(), len(differences))
+    rounding = np.finfo(float).eps * max(abs(ones).max(), abs(others).max())  # 0.1 + 0.2 is not above 0.3
+    error = max(standard_error(differences).item(), rounding.item())
+    return Difference(differences.mean().item(), error, len(differences))
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:

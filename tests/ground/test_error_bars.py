@@ -19,6 +19,13 @@ def test_pairs_forget_what_both_share():
             paired(ones, others)
 
 
+def test_a_rounding_error_is_no_difference():
+    same = paired([0.3] * 3, [0.1 + 0.2] * 3)
+    assert same.mean != 0
+    assert not same.clear
+    assert paired([97.0] * 3, [96.0] * 3).clear
+
+
 def test_an_interval_of_95_per_cent_covers_the_truth_that_often():
     generator = np.random.default_rng(0)
     for count in (3, 8, 40):

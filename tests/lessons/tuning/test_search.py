@@ -42,6 +42,19 @@ def test_a_random_search_trains_in_full_and_keeps_to_its_budget():
     assert search.best.settings == {"level": 80}
 
 
+def test_settings_stay_as_they_were_drawn():
+    """One dict for all settings, and an objective that takes its settings apart."""
+
+    def drawn():
+        shared = {}
+        for shared["level"] in (1, 2, 3):
+            yield shared
+
+    search = Search(lambda settings: [settings.pop("level")], budget=3)
+    random_search(search, drawn(), epochs=1)
+    assert [trial.settings for trial in search.trials] == levels(1, 2, 3)
+
+
 def test_a_search_goes_on_where_it_stopped():
     trained = []
 

@@ -4,6 +4,7 @@ import contextlib
 import enum
 import random
 import sqlite3
+import time
 
 import numpy as np
 import optuna
@@ -214,13 +215,19 @@ def test_trials_that_fall_apart_end_no_study_and_are_shown(tmp_path, capsys):
 
 
 def test_a_locked_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(_database, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(_database, "LOCK_SECONDS", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
-    run(open_study(url, SPACE), planted, 2)
+    study = run(open_study(url, SPACE), planted, 2)
     holder = sqlite3.connect(tmp_path / "study.db")
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StudyError, match=r"held .*study\.db locked"):
         open_study(url, SPACE)
+    with pytest.raises(StudyError, match="held the database of the study locked"):
+        run(study, planted, 3)
+    monkeypatch.setattr(_database, "LOCK_SECONDS", 5)
+    begun = time.monotonic()
+    _database._refuse_foreign(tmp_path / "study.db")
+    assert time.monotonic() - begun < 2  # who opens the study waits, and once
     holder.rollback()
     holder.close()
     assert len(finished(open_study(url, SPACE))) == 2
@@ -228,7 +235,7 @@ def test_a_locked_file_is_named(tmp_path, monkeypatch):
 
 def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 50)
-    with pytest.raises(StudyError, match="not an SQLite database"):
+    with pytest.raises(StudyError, match="cannot be read as an SQLite database"):
         open_study(f"sqlite:///{tmp_path}/text.db", SPACE)
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE invoices (id INTEGER)")
@@ -299,6 +306,9 @@ def test_stop_ends_the_run_and_the_next_one_goes_on(by_callback):
         *(({"url": url}, "names no file") for url in ("", "sqlite://", "sqlite:///", "sqlite:///:memory:")),
         *(({"url": None, "name": name}, "a text of 1 to 512 characters") for name in (None, "", 3, "x" * 513)),
         ({"url": None, "direction": "max"}, "'maximize' or 'minimize', but this one is 'max'"),
+        ({"url": None, "space": {}}, "no hyperparameter"),
+        ({"url": None, "pruner": "median"}, "A pruner is one of Optuna's.* not 'median'"),
+        ({"url": None, "pruner": optuna.pruners.NopPruner}, "A pruner is one of Optuna's"),
         ({"url": None, "space": [("lr", (0.1, 0.01))]}, "A space maps each hyperparameter to its values"),
     ],
 )
@@ -462,5 +472,25 @@ def test_a_stop_between_two_trials_has_none_run_again():
 
 
 def test_workers_do_not_search_each_in_a_memory_of_its_own():
-    with pytest.raises(StudyError, match="gone with this process"):
+    with pytest.raises(StudyError, match="each worker would have its own"):
         run_workers(None, SPACE, planted, 2)
+
+
+@pytest.mark.parametrize("numbers", [{"workers": 0}, {"workers": 1.5}, {"trials": 2.5}])
+def test_workers_are_not_started_for_half_a_trial(numbers):
+    with pytest.raises(ValueError, match=f"^{next(iter(numbers))} has to be a whole number"):
+        run_workers("sqlite:////no/folder/study.db", SPACE, planted, **{"trials": 2} | numbers)
+
+
+def test_what_an_objective_does_to_its_settings_stays_in_its_trial():
+    """Optuna refused the second trial, since the values of the space had changed."""
+    space, seen = {"layers": ([8], [16])}, []
+
+    def grows(settings):
+        settings["layers"].append(10)
+        seen.append(settings.pop("layers"))
+        yield 1.0
+
+    study = run(open_study(None, space), grows, 4, progress=False)
+    assert {len(layers) for layers in seen} == {2}
+    assert study.best_params["layers"] in ([8], [16])

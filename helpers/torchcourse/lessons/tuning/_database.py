@@ -39,8 +39,8 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     """
     if url in ("", "sqlite://", "sqlite:///", "sqlite:///:memory:"):
         raise StudyError(
-            f"{url!r} names no file, so that the study would be gone with this process. Write 'sqlite:///study.db', or "
-            "None to keep it in memory."
+            f"{url!r} names no file, so that the study would be gone with this process. Write 'sqlite:///study.db'; "
+            "None keeps it in memory, for a single worker."
         )
     options: dict = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     if url.startswith("sqlite:///"):
@@ -128,29 +128,32 @@ def errors_explained(where: str) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        reason = str(getattr(error, "orig", None) or error.__cause__ or error)
+        causes = (getattr(each, "orig", None) for each in (error, error.__cause__))
+        reason = str(next(filter(None, causes), error.__cause__ or error))
         if "locked" in reason:
             raise StudyError(
-                f"Another program has held {where} locked for {LOCK_SECONDS} seconds: close it, then run the study "
-                "again. The finished trials are kept."
+                f"Another program has held the database {where} locked for {LOCK_SECONDS} seconds: close it, then run "
+                "the study again. The finished trials are kept."
             ) from error
         raise StudyError(
-            f"The database {where} does not answer as a study's does ({reason}): look at its address, and whether "
-            "this program may write there."
+            f"The database {where} does not answer as a study's does ({reason}): look at its address, whether its "
+            "folder exists and has room, and whether this program may write there."
         ) from error
 
 
 def _refuse_foreign(path: Path) -> None:
     """Optuna would add its own tables to any database."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
     try:
-        with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.OperationalError:
+    except (OSError, sqlite3.OperationalError):
         return  # locked, or not to be read: said when the study is opened
     except sqlite3.DatabaseError as error:
-        raise StudyError(f"{path} is not an SQLite database ({error}): give the study a file of its own.") from error
+        raise StudyError(
+            f"{path} cannot be read as an SQLite database ({error}): give the study another file, or put a copy back."
+        ) from error
     if tables and "studies" not in tables:
         raise StudyError(
             f"{path} is a database of another program (table {min(tables)!r}): give the study a file of its own."

@@ -8,6 +8,7 @@ The objective is a generator that yields a value after each epoch, as for a stud
 epochs and goes on when it is asked again: so a trial can be paused with its weights in memory, and continued later.
 """
 
+import copy
 import decimal
 import itertools
 import math
@@ -29,12 +30,12 @@ GIVE_UP = 10
 
 
 def begin(objective: Objective, settings: Settings) -> Iterator[Any]:
-    """Start an objective; return what yields its values, each of which `number` looks at.
+    """Start an objective on settings of its own; return what yields its values, each of which `number` looks at.
 
     Raises:
         TypeError: for an objective that returns a number where it has to yield one after each epoch.
     """
-    values = objective(settings)
+    values = objective(copy.deepcopy(settings))  # so that what it changes in them stays in this trial
     if isinstance(values, Mapping | str) or not isinstance(values, Iterable):
         raise TypeError(
             f"the objective returned {values!r}, and it has to yield a value after each epoch: `yield` it in the loop"
@@ -129,7 +130,7 @@ class Search:
 
     def start(self, settings: Settings) -> Trial:
         """Add a trial; nothing is trained yet."""
-        trial = Trial(len(self.trials), settings)
+        trial = Trial(len(self.trials), copy.deepcopy(settings))
         self.trials.append(trial)
         return trial
 

@@ -17,14 +17,16 @@ def plain_space(space: Mapping[str, Any]) -> dict[str, tuple]:
     """Return the space with tuples of values, and numbers of NumPy and PyTorch as Python's.
 
     Raises:
-        ValueError: for values that are no sequence, such as a single text, for none at all, for NaN, and for two that
-            are equal, such as 1 and True.
+        ValueError: for no hyperparameter; for values that are no sequence, such as a single text, for none at all, for
+            NaN, and for two that are equal, such as 1 and True.
     """
     if not isinstance(space, Mapping):
         raise ValueError(
             "A space maps each hyperparameter to its values, such as {'lr': (0.1, 0.01)}, but this one is a "
             f"{type(space).__name__}."
         )
+    if not space:
+        raise ValueError("The space has no hyperparameter, so that all trials would be alike: write one into it.")
     plain = {}
     for name, values in space.items():
         if not isinstance(name, str):

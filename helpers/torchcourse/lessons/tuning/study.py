@@ -14,7 +14,6 @@ and the study goes on.
 
 import collections
 import contextlib
-import copy
 import math
 import random
 import time
@@ -29,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning._pruning import FairPruner
+from torchcourse.lessons.tuning._pruning import FairPruner, LearnsFromFailures
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 from torchcourse.progress_bars import TrialProgress
@@ -138,6 +137,7 @@ def open_study(
     return study
 
 
+@_database.errors_explained("of the study")
 def run(
     study: optuna.Study,
     objective: Objective,
@@ -168,8 +168,7 @@ def run(
         ValueError: for trials that are no whole number.
     """
     study = _opened(study)
-    if not is_whole_number(trials) or trials < 0:
-        raise ValueError(f"trials has to be a whole number, 0 or more, but is {trials!r}.")
+    _check_whole("trials", trials, least=0)
     in_a_row, under_way = list[_Failure](), list[int]()
     followed = _counting_failures(objective, study, worker, in_a_row, under_way)
     study.stopped = False
@@ -181,7 +180,7 @@ def run(
                 time.sleep(0.1)  # enough are on their way; be there if one of them dies
                 continue
             study.sampler = _sampler(seed, worker, len(states))
-            with _database.errors_explained("its database"), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
                 try:
                     study.optimize(followed, n_trials=1, callbacks=[on_trial] if on_trial else [], catch=(_Failure,))
@@ -198,6 +197,11 @@ def run(
             if len(in_a_row) == GIVE_UP:
                 raise _given_up(study, in_a_row[-1])
     return study
+
+
+def _check_whole(name: str, number: object, least: int) -> None:
+    if not is_whole_number(number) or number < least:
+        raise ValueError(f"{name} has to be a whole number, {least} or more, but is {number!r}.")
 
 
 def _opened(study: optuna.Study) -> CourseStudy:
@@ -230,12 +234,15 @@ def run_workers(
     """Run one study by several processes of this machine at once; return it. See `run`.
 
     On several machines, start a script on each that calls `open_study` with the same address, then `run` with a
-    worker number of its own. SQLite is for one machine; take PostgreSQL or MySQL for several. No study in memory (None)
-    is taken: each worker would have its own.
+    worker number of its own. SQLite is for one machine; take PostgreSQL or MySQL for several.
     """
     from torchcourse.ranks.run import run_ranks
 
-    study = open_study(url or "", space, name, direction)  # make the tables once, before the workers meet
+    _check_whole("trials", trials, least=0)
+    _check_whole("workers", workers, least=1)
+    if url is None:
+        raise StudyError("None is a study in memory, and each worker would have its own: write 'sqlite:///study.db'.")
+    study = open_study(url, space, name, direction)  # make the tables once, before the workers meet
     work = (url, dict(space), objective, trials, name, direction, seed)
     with TrialProgress(trials, _finished(study)) as shown:
         with shown.following(lambda: (_finished(study), _best(study))):
@@ -368,33 +375,4 @@ def _sampler(seed: int, worker: int, before: int) -> optuna.samplers.TPESampler:
     own = random.Random(f"{seed} {worker} {before}").getrandbits(31)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # multivariate TPE, the default since Optuna 5, was experimental before
-        return _LearnsFromFailures(seed=own, multivariate=True, constant_liar=True)
-
-
-class _LearnsFromFailures(optuna.samplers.TPESampler):
-    """TPE that takes failed trials for the worst. Optuna's own does not see them, and proposes the like again."""
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
-        return super().sample_relative(_with_failures(study), trial, search_space)
-
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, *parameter: Any) -> Any:
-        return super().sample_independent(_with_failures(study), trial, *parameter)
-
-
-def _with_failures(study: optuna.Study) -> optuna.Study:
-    """Return the study as a sampler is to see it: a failed trial as one that was pruned before its first value."""
-    seen = copy.copy(study)
-    seen.__class__ = _FailuresArePruned
-    return seen
-
-
-class _FailuresArePruned(optuna.Study):
-    def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        if states is None or TrialState.PRUNED not in states:
-            return trials
-        failed = [copy.copy(trial) for trial in super()._get_trials(False, (TrialState.FAIL,))]
-        failed = [trial for trial in failed if "error" in trial.user_attrs]
-        for trial in failed:
-            trial.state, trial.intermediate_values = TrialState.PRUNED, {}
-        return sorted([*trials, *failed], key=lambda trial: trial.number)
+        return LearnsFromFailures(seed=own, multivariate=True, constant_liar=True)
