@@ -1,11 +1,17 @@
-"""Ranks that have to take the same steps: they stop together, and notice together when one has no batch left."""
+"""Ranks that have to take the same steps on samples of their own: they notice together where one does not."""
 
+import contextlib
+import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import RandomSampler
 
 from torchcourse.ranks import who
+from torchcourse.training.containers import fingerprint
+from torchcourse.training.generators import generators_of, random_state, set_random_state
 
 
 def together(windows: Iterator[Sequence], device: torch.device) -> Iterator[Sequence]:
@@ -31,3 +37,35 @@ def together(windows: Iterator[Sequence], device: torch.device) -> Iterator[Sequ
             )
         steps += 1
         yield window
+
+
+def check_shares(loader: Any, batch: Any) -> None:
+    """Raise ValueError if all ranks train on the same samples: they got one batch, or each shuffles one dataset.
+
+    Every rank has to call it. Samplers that deal to ranks, as their attributes tell, are left to do so.
+    """
+    ranks, sampler = who.world_size(), getattr(loader, "sampler", None)
+    if ranks == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
+        return
+    shuffles = type(sampler) is RandomSampler and not sampler.replacement
+    found = who.gather((fingerprint(batch), _first_sample(loader) if shuffles else []))
+    batches, samples = zip(*found, strict=True)
+    for prints, what in (
+        (batches, "got the same first batch: each would compute the same gradient, and all but one would be of no use"),
+        (samples, f"shuffle the same dataset, each for itself: an epoch would go through it {ranks} times"),
+    ):
+        if prints[0] and all(other == prints[0] for other in prints):
+            raise ValueError(
+                f"All {ranks} ranks {what}. Use make_loader(dataset, batch_size), which gives each rank its own share."
+            )
+
+
+def _first_sample(loader: Any) -> list[float]:
+    """Return the fingerprint of a dataset's first sample; random numbers and the dataset stay as they are."""
+    generators = generators_of(loader)
+    state = random_state(generators)
+    found: list[float] = []
+    with contextlib.suppress(Exception):  # the loader may ask otherwise
+        found = fingerprint(copy.copy(loader.dataset)[0])
+    set_random_state(state, generators)
+    return found

@@ -18,8 +18,9 @@ from torch.utils.data import IterableDataset
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training.checkpoint import parameter_names, some
-from torchcourse.training.containers import mapped, tensors
+from torchcourse.training.containers import fingerprint, mapped
 from torchcourse.training.explanations import LONE, UNUSED
+from torchcourse.training.lockstep import check_shares
 from torchcourse.training.losses import reduction
 from torchcourse.training.metrics import Metric, OverAll, applied, check_rows, check_value
 from torchcourse.training.schedules import check_made_for, check_mode
@@ -214,7 +215,7 @@ def _compared(batches: Iterator, workers: int) -> Iterator:
     for number, batch in enumerate(batches):
         # The workers take turns: the second batch is the first of the second worker.
         if number < 2:
-            print_of = _fingerprint(batch)
+            print_of = fingerprint(batch)
             if print_of and print_of == first:
                 raise ValueError(
                     f"The first two batches are equal: each of the {workers} workers goes through the whole stream, so "
@@ -293,15 +294,7 @@ def check_first_batch(
         check_value(name, metric, value, outputs, targets)
         if isinstance(value, torch.Tensor) and value.dim():
             check_rows(name, metric, value, outputs, targets)
-    sampler = getattr(loader, "sampler", None)
-    if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
-        return
-    mine = _fingerprint(inputs) + _fingerprint(targets)
-    if all(other == mine for other in who.gather(mine)):
-        raise ValueError(
-            f"All {who.world_size()} ranks got the same first batch: each would compute the same gradient, and all "
-            "but one would be of no use. Use make_loader(dataset, batch_size), which gives each rank its own share."
-        )
+    check_shares(loader, (inputs, targets))
 
 
 def check_unused(replica: nn.Module) -> None:
@@ -387,13 +380,3 @@ def broadcasting_refused() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size")
         yield
-
-
-def _fingerprint(value: Any) -> list[float]:
-    """Return a sum for each tensor in a container: enough to tell two batches apart."""
-    return [_weighted_sum(tensor) for tensor in tensors(value)]
-
-
-def _weighted_sum(tensor: torch.Tensor) -> float:
-    weights = torch.arange(1, tensor.numel() + 1, device=tensor.device, dtype=torch.float64)
-    return (tensor.reshape(-1).double() * weights).sum().item()

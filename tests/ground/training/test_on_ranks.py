@@ -210,12 +210,15 @@ def fit_on(loader_of):
     return trainer.fit(loader_of(dist.get_rank()), 1)
 
 
-def test_training_on_the_same_data_on_all_ranks_is_refused():
+@pytest.mark.parametrize(
+    ("seed", "sentence"), [(0, "got the same first batch"), (1, "shuffle the same dataset, each for itself")]
+)
+def test_training_on_the_same_data_on_all_ranks_is_refused(seed, sentence):
     def loader(rank):
-        torch.manual_seed(0)
+        torch.manual_seed(seed * rank)
         return DataLoader(data(48), 8, shuffle=True)
 
-    with pytest.raises(RankError, match=r"All 2 ranks got the same first batch.*make_loader") as caught:
+    with pytest.raises(RankError, match=rf"All 2 ranks {sentence}.*make_loader") as caught:
         run_ranks(fit_on, loader, world_size=2)
     assert caught.value.kind == "ValueError"
 
@@ -226,8 +229,9 @@ def test_unequal_shares_are_refused(samples):
         run_ranks(fit_on, lambda rank: DataLoader(data(samples[rank], seed=rank), 8), world_size=2)
 
 
-def test_shares_that_were_made_by_hand_are_trained_on():
-    shares = run_ranks(fit_on, lambda rank: DataLoader(data(24, seed=rank), 8), world_size=2)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_shares_that_were_made_by_hand_are_trained_on(shuffle):
+    shares = run_ranks(fit_on, lambda rank: DataLoader(data(24, seed=rank), 8, shuffle=shuffle), world_size=2)
     assert [history["step"] for history in shares] == [[3], [3]]
 
 
