@@ -52,7 +52,6 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             f"optimizer has to be one optimizer of torch, but is a {type(given['optimizer']).__name__}. One can hold "
             "several groups of parameters, each with a learning rate of its own: AdamW([{'params': …, 'lr': …}, …])."
         )
-    check_made_for(given["scheduler"], given["optimizer"])
     check_mode(given["scheduler"], given["monitor"], given["mode"])
     closure = inspect.signature(given["optimizer"].step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -150,14 +149,20 @@ def checked_model(model: Any) -> nn.Module:
 def checked_metrics(metrics: Any) -> dict[str, Metric | OverAll]:
     """Return a copy of the metrics. Raises ValueError if they are not functions by name."""
     if not isinstance(metrics, Mapping) or not all(
-        callable(one) or isinstance(one, OverAll) for one in metrics.values()
+        isinstance(one, OverAll) or (callable(one) and not isinstance(one, type)) for one in metrics.values()
     ):
-        raise ValueError('metrics has to be a dict from names to functions, such as {"accuracy": accuracy}.')
+        raise ValueError(
+            'metrics has to be a dict from names to functions, such as {"accuracy": accuracy}. Make objects of classes.'
+        )
     return dict(metrics)
 
 
-def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
-    """Raise ValueError if the optimizer does not train the model's parameters."""
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object, schedule: object) -> None:
+    """Raise ValueError if the optimizer does not train the model's parameters, or the schedule does not move its rate.
+
+    Before each fit: between two of them any of these may have been replaced.
+    """
+    check_made_for(schedule, optimizer)
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     own = loss_fn.named_parameters() if isinstance(loss_fn, nn.Module) else ()
     if learned := [name for name, parameter in own if parameter in trained]:

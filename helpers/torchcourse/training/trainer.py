@@ -119,16 +119,14 @@ class Trainer:
         self.model = sanity.checked_model(unwrap(model)).to(self.device)
         self._learning = Learning(model, self.model, self.device)
         self.replica, self._no_sync = self._learning.follow()
-        sanity.check_optimizer(self.model, optimizer, loss_fn)
-        self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) or schedule_by == "epoch" else scheduler
+        sanity.check_optimizer(self.model, optimizer, loss_fn, scheduler)
         self.autocast: torch.autocast | contextlib.nullcontext = _NOTHING
         self._forward = evaluation.forward
         if dtype := PRECISIONS[precision]:
             self.autocast = torch.autocast(self.device.type, dtype)
             self._forward = self.autocast(evaluation.forward)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.position = snapshot.Position()
-        self.history = History()
+        self.position, self.history = snapshot.Position(), History()
         self.loss = Loss(loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn)
         self.averages = Averages(self.metrics, self.device, self.loss.ignored)
         self.settings: dict[str, Any] = {}  # of the fit, as a checkpoint keeps them
@@ -220,6 +218,9 @@ class Trainer:
         self, train_loader: Iterable, epochs: int | None, max_steps: int | None, resume: bool
     ) -> tuple[int, int | None]:
         """Go to where training begins; return the number of the last epoch, and of the steps until its end if known."""
+        sanity.check_optimizer(self.model, self.optimizer, self.loss_fn, self.scheduler)
+        by_step = self.schedule_by != "epoch" and not isinstance(self.scheduler, ReduceLROnPlateau)
+        self._each_step = self.scheduler if by_step else None
         self.generators = generators_of(train_loader, self.model, self.loss.fn)
         self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
         self.replica, self._no_sync = self._learning.follow()

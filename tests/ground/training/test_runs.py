@@ -558,3 +558,32 @@ def test_a_finished_run_in_a_folder_that_cannot_be_written_is_still_shown(tmp_pa
     monkeypatch.setattr(checkpoint, "try_folder", lambda folder: pytest.fail("nothing is going to be saved"))
     assert len(trainer(tmp_path).fit(loader(), 2, resume=True)) == 2
     assert "nothing is left to train" in capsys.readouterr().out
+
+
+def with_another_head(ours):
+    ours.model[-1] = nn.Linear(8, CLASSES)
+
+
+def with_another_optimizer(ours):
+    ours.optimizer = torch.optim.Adam(ours.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [(with_another_head, "Was a layer replaced"), (with_another_optimizer, "made for a different optimizer")],
+)
+def test_what_is_replaced_between_two_fits_has_to_fit_too(change, sentence):
+    ours = trainer(schedule=KINDS["StepLR"])
+    ours.fit(loader(), 1)
+    change(ours)
+    with pytest.raises(ValueError, match=sentence):
+        ours.fit(loader(), 1)
+
+
+def test_a_schedule_and_its_optimizer_may_be_replaced_between_two_fits():
+    ours = trainer(schedule=KINDS["StepLR"], log_every=1)
+    ours.fit(loader(), 1)
+    with_another_optimizer(ours)
+    ours.scheduler = lr_scheduler.ExponentialLR(ours.optimizer, 0.5)
+    rates = [row["lr"] for row in ours.fit(loader(), max_steps=3).steps]
+    assert rates[4:] == pytest.approx([0.5e-3, 0.25e-3, 0.125e-3])

@@ -714,6 +714,7 @@ WRONG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "after_step has to be one function that takes the Trainer, but is <function": {"after_step": lambda: None},
     "The device 'hpu' cannot be used here": {"device": "hpu"},
     "The device 'auto' cannot be used here": {"device": "auto"},
+    "metrics has to be a dict from names to functions": {"metrics": {"counts": dict}},
     "A metric cannot be called 'loss'": {"metrics": {"loss": lambda outputs, targets: 0.0}},
     "adds up over the batch (reduction='sum')": {"loss_fn": nn.CrossEntropyLoss(reduction="sum")},
 }
