@@ -233,6 +233,16 @@ def test_a_locked_file_is_named(tmp_path, monkeypatch):
     assert len(finished(open_study(url, SPACE))) == 2
 
 
+def test_a_trial_whose_end_cannot_be_written_names_the_reason():
+    """Optuna then raises "Should not reach." on top of it. Another assertion is the learner's own."""
+    reason, on_top = optuna.exceptions.StorageInternalError(), AssertionError("Should not reach.")
+    reason.__cause__, on_top.__context__ = sqlite3.OperationalError("database or disk is full"), reason
+    with pytest.raises(StudyError, match=r"of the study .*disk is full"), _database.errors_explained("of the study"):
+        raise on_top
+    with pytest.raises(AssertionError, match="mine"), _database.errors_explained("of the study"):
+        raise AssertionError("mine")
+
+
 def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 50)
     with pytest.raises(StudyError, match="cannot be read as an SQLite database"):

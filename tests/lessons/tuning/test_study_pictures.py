@@ -17,6 +17,7 @@ from torchcourse.lessons.tuning.study_picture import (
     draw_slices,
     history_finding,
     importances,
+    parallel_finding,
 )
 
 
@@ -51,6 +52,20 @@ def test_importance_is_a_share_of_whole_trials_and_every_study_is_a_dot(study):
         importances(open_study(None, SPACE), SPACE)
     with pytest.raises(ValueError, match=r"trials of this study were pruned, the bad ones.*NopPruner"):
         importances(study, SPACE)
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_a_rate_that_fails_is_important_and_the_best_is_so_in_both_directions(direction, sign):
+    """Among the others width alone matters: without the failed ones the rate had a share of 0.01."""
+    space = {"width": (8, 16, 32), "lr": (0.001, 0.01, 0.1, 1.0)}
+    study = open_study(None, space, direction=direction, pruner=optuna.pruners.NopPruner())
+    nan = float("nan")
+    run(study, lambda tried: [nan if tried["lr"] > 0.05 else sign * tried["width"]], 30, progress=False)
+    failed = sum(trial.state.name == "FAIL" for trial in study.trials)
+    assert failed > 2
+    assert importances(study, space)["lr"] > 0.2
+    assert parallel_finding(study, space) == "30 complete; the best 6: width 32"
+    assert draw_parallel(study, space).axes[0].lines[-1].get_linewidth() > 2
 
 
 def test_parallel_coordinates_have_a_line_for_each_trial(study):

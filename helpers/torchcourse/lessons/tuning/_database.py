@@ -127,7 +127,11 @@ def errors_explained(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except ERRORS as error:
+    except (*ERRORS, AssertionError) as raised:
+        # Where a trial's end cannot be written, Optuna raises "Should not reach." on top of the reason.
+        error = raised.__context__ if isinstance(raised, AssertionError) else raised
+        if not isinstance(error, ERRORS):
+            raise
         causes = (getattr(each, "orig", None) for each in (error, error.__cause__))
         reason = str(next(filter(None, causes), error.__cause__ or error))
         if "locked" in reason:

@@ -1,5 +1,6 @@
 """Pictures of a study: its history, the importance of hyperparameters, parallel coordinates, and slices."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import cast
@@ -56,9 +57,10 @@ def history_finding(study: optuna.Study) -> str:
 def importances(study: optuna.Study, space: Space) -> dict[str, float]:
     """Return the share of each hyperparameter by PED-ANOVA; they add up to 1.
 
-    It compares where the best tenth of the complete trials lies with where all of them lie, and needs no model of the
-    space. A pruner has taken the bad values out of "all of them", so that they look harmless: the trials of a pruned
-    study are refused. Source: Watanabe, Bansal and Hutter 2023, https://arxiv.org/abs/2304.10255.
+    It compares where the best tenth of the trials lies with where all of them lie, and needs no model of the space. A
+    trial that failed counts as the worst. A pruner has taken the bad values out of "all of them", so that they look
+    harmless: the trials of a pruned study are refused. Source: Watanabe, Bansal and Hutter 2023,
+    https://arxiv.org/abs/2304.10255.
 
     Raises:
         ValueError: for a study with pruned trials, or with fewer than two complete ones.
@@ -68,12 +70,18 @@ def importances(study: optuna.Study, space: Space) -> dict[str, float]:
             f"{pruned} trials of this study were pruned, the bad ones, and importance sees only complete ones: it "
             "would come out too small for what they had in common. Open a study with pruner=optuna.pruners.NopPruner()."
         )
-    if len(_trials(study, TrialState.COMPLETE)) < 2:
+    complete = _from_worst(study)
+    if len(complete) < 2:
         raise ValueError("Importance needs two complete trials or more: run the study further.")
+    failed = [copy.copy(trial) for trial in _trials(study, TrialState.FAIL) if "error" in trial.user_attrs]
+    for trial in failed:
+        trial.state, trial.values = TrialState.COMPLETE, complete[0].values
+    counted = optuna.create_study(direction=study.direction)
+    counted.add_trials([*complete, *failed])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # marked experimental before Optuna 5
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        found = optuna.importance.get_param_importances(counted, evaluator=evaluator)
     return {name: found.get(name, 0.0) for name in space}
 
 
@@ -104,7 +112,7 @@ def importance_finding(shares: Sequence[dict[str, float]]) -> str:
 
 def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     """Draw a line for each trial through its choices: the darker, the better; gray where it was pruned."""
-    trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
+    trials = _from_worst(study)
     figure, axis = figures.new(height=3.4)
     shades = colormaps["viridis_r"](np.linspace(0, 1, len(trials)))
     best = trials[-max(len(trials) // 5, 1) :]
@@ -124,7 +132,7 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
 
 def parallel_finding(study: optuna.Study, space: Space) -> str:
     """Say which values of the first hyperparameter the best fifth of the complete trials has."""
-    trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
+    trials = _from_worst(study)
     best = trials[-max(len(trials) // 5, 1) :]
     if not best:
         return "No trial is complete yet"
@@ -169,6 +177,12 @@ def _place(trial: FrozenTrial, name: str, space: Space) -> int:
 
 def _value(trial: FrozenTrial) -> float:
     return cast(float, trial.value)  # a finished trial has one
+
+
+def _from_worst(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials, the best at the end."""
+    minimized = study.direction.name == "MINIMIZE"
+    return sorted(_trials(study, TrialState.COMPLETE), key=_value, reverse=minimized)
 
 
 def _trials(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
