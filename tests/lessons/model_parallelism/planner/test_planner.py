@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchcourse.lessons.data_parallelism.cost import ring_seconds
+from torchcourse.lessons.data_parallelism.cost import AlphaBeta, ring_seconds
 from torchcourse.lessons.model_parallelism import planner
 from torchcourse.lessons.model_parallelism.planner import (
     GPT3,
@@ -21,6 +21,7 @@ from torchcourse.lessons.model_parallelism.planner import (
     dgx_a100,
     plan,
 )
+from torchcourse.lessons.model_parallelism.planner.this_machine import as_cluster
 
 SMALL = Model("small", layers=8, width=1024, heads=16)
 EIGHT = dgx_a100(8)
@@ -393,6 +394,14 @@ def test_odd_numbers_are_one_sentence(given: Callable[[], object], sentence: str
     with pytest.raises(ValueError) as error:
         given()
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 1e-9), (1e-5, 0.0)])
+def test_a_machine_whose_fit_has_no_latency_or_no_end_of_bandwidth_is_planned(alpha: float, beta: float) -> None:
+    """`fit_alpha_beta` cuts both at 0."""
+    cluster = as_cluster([(1e11, 1e10, AlphaBeta(alpha, beta, 2))] * 2, ranks=2)
+    seconds = plan(SMALL, cluster, Layout(8, data=2, overlap=False, recipe="float32, SGD")).seconds
+    assert 0 < seconds.data < seconds.total
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -51,8 +51,8 @@ def check_unit(owner: str, unit: str, **given: float) -> None:
 
 
 def check_seconds(owner: str, **given: float) -> None:
-    """Raise a `ValueError` for what is no number above 0, or above 1: seconds, and not microseconds."""
-    check_above_zero(owner, **given)
+    """Raise a `ValueError` for what is no number of at least 0, or above 1: seconds, and not microseconds."""
+    check_not_negative(owner, **given)
     for name, number in given.items():
         if number > 1:
             raise ValueError(f"{owner}: {name} is in seconds, so {number!r} is too many: microseconds are e-6.")
