@@ -132,7 +132,8 @@ class Shares(Sampler[int]):
 def set_epoch(loader: Iterable, epoch: int) -> None:
     """Tell a loader, its samplers and its datasets which epoch comes, so that each has an order of its own.
 
-    Those inside others are told, too: the sampler of a BatchSampler, the datasets of a Subset or a ConcatDataset.
+    Those inside others are told, too: the sampler of a BatchSampler, the datasets of a Subset or a ConcatDataset, and
+    the loader in a progress bar round it.
     """
     parts: list[Any] = [loader]
     told: dict[int, Any] = {}
@@ -152,7 +153,13 @@ def _parts_inside(part: Any) -> list[Any]:
     several = part_of(part, "datasets")  # of a ConcatDataset, a StackDataset
     if isinstance(several, list | tuple | dict):
         inside += several.values() if isinstance(several, dict) else several
+    inside += [one for one in held_parts(part) if all(one is not other for other in inside)]
     return [one for one in inside if one is not None and not isinstance(one, list | tuple | dict)]
+
+
+def held_parts(whole: Any) -> list[Any]:
+    """Return the loaders, samplers and datasets that an object holds, whatever it calls them."""
+    return [one for one in getattr(whole, "__dict__", {}).values() if isinstance(one, DataLoader | Sampler | Dataset)]
 
 
 def part_of(whole: Any, name: str) -> Any:

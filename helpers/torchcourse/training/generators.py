@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchcourse.data.loaders import part_of
+from torchcourse.data.loaders import held_parts, part_of
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -44,6 +44,7 @@ def generators_of(loader: Any, *modules: object) -> list[Generator]:
             inner = list(inner.values()) if isinstance(inner, dict) and name == "datasets" else inner
             several = inner if isinstance(inner, list | tuple) and name not in _PARTS[:3] else [inner]
             parts += [one for one in several if one is not None and all(one is not other for other in parts)]
+        parts += [one for one in held_parts(part) if all(one is not other for other in parts)]
     for module in modules:
         for part in module.modules() if isinstance(module, nn.Module) else [module]:
             found += _own(part)

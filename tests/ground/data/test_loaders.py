@@ -11,6 +11,7 @@ from torch.utils.data import (
     ChainDataset,
     ConcatDataset,
     DataLoader,
+    Dataset,
     DistributedSampler,
     IterableDataset,
     StackDataset,
@@ -194,6 +195,30 @@ def test_the_epoch_reaches_a_data_set_within_a_subset():
     samples = SeededSamples(dataset(8), noise)
     loader = make_loader(Subset(samples, [3]), 1)
     assert epoch(loader, 0) != epoch(loader, 1)
+
+
+class Around(Dataset):
+    """Holds a loader or a dataset under a name of its own, as a progress bar or somebody's class does."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __iter__(self):
+        return iter(self.inner)
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        return self.inner[index]
+
+
+def test_the_epoch_reaches_what_is_held_under_any_name():
+    for loader in (
+        Around(make_loader(dataset(8), 4)),
+        make_loader(Around(Around(SeededSamples(dataset(8), noise))), 8, shuffle=False),
+    ):
+        assert epoch(loader, 0) != epoch(loader, 1)
 
 
 class Counted(TensorDataset):

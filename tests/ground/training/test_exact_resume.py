@@ -384,3 +384,12 @@ def test_a_dataset_with_a_property_that_raises_is_trained_on():
 def test_generators_of_stacked_datasets_are_found(kind):
     noisy = Noisy(np.random.default_rng(0))
     assert generators_of(DataLoader(kind(noisy), 8)) == [noisy.rng]
+
+
+def test_generators_of_a_dataset_that_another_holds_are_found():
+    class Transformed(Dataset):
+        def __init__(self, base):
+            self.base = base
+
+    noisy = Noisy(np.random.default_rng(0))
+    assert generators_of(DataLoader(Transformed(Transformed(noisy)), 8, sampler=range(8))) == [noisy.rng]
