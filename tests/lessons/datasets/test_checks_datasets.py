@@ -374,9 +374,41 @@ def loader(
     return answer
 
 
+def in_two_pieces(dataset, sampler, batch_size, collate, submit, ahead):
+    """Fetches ahead, and collates elsewhere too, but with a second piece of work."""
+    futures = deque()
+    for part in parts(sampler, batch_size):
+        fetched = submit(lambda part: [dataset[n] for n in part], part)
+        futures.append(submit(lambda fetched: collate(fetched.result()), fetched))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+def all_of_them_made(dataset, sampler, batch_size, collate, submit, ahead):
+    futures = deque()
+    for part in parts(sampler, batch_size):
+        futures.append(submit(lambda part: collate([dataset[n] for n in part]), part))
+        if len(futures) > ahead:
+            made = [future.result() for future in futures]
+            futures.popleft()
+            yield made[0]
+    while futures:
+        yield futures.popleft().result()
+
+
+def without_a_list(dataset, sampler, batch_size, collate, submit, ahead):
+    for part in parts(sampler, batch_size):
+        yield submit(lambda part: collate(dataset[n] for n in part), part).result()
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
+        (in_two_pieces, "in_pieces"),
+        (all_of_them_made, "waited_for"),
+        (without_a_list, "no_list"),
         (loader(window=lambda ahead: 0), "not_ahead"),
         (loader(window=lambda ahead: 1), "not_far_enough"),
         (loader(window=lambda ahead: 1000), "too_far"),
@@ -644,6 +676,8 @@ def to_and_fro(lengths, size, pool, generator):
 
 def test_more_wrong_buckets():
     refused(check.bucket_batches(to_and_fro), "by_length")
+    refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b, 2 * p, g)), "one_pool")
+    refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b, p // 2, g)), "too_much_padding")
     refused(check.bucket_batches(in_as_many_batches), "too_many_batches")
     refused(check.bucket_batches(sorted_in_place), "inputs_changed")
     refused(check.bucket_batches(from_its_seed), "not_drawn")

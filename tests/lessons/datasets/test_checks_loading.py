@@ -127,9 +127,15 @@ def one_ahead(records, *place):
         yield waiting
 
 
+def over_and_over(records, *place):
+    while True:
+        yield from by_slices(records, *place)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (over_and_over, "asks_again"),
         (in_groups, "reads_ahead"),
         (one_ahead, "reads_ahead"),
         (without_the_empty, "empty_lost"),
@@ -274,6 +280,18 @@ def test_fetch_refuses(learner, symptom):
     refused(check.fetch(learner), symptom)
 
 
+def test_a_bug_that_goes_by_is_not_said_to_be_taken_for_a_bad_record():
+    def returns_whatever_happens(*given):
+        try:
+            return right(*given)
+        except Exception:
+            return [], []
+
+    checked = check.fetch(returns_whatever_happens)
+    refused(checked, "hides_bugs")
+    assert "went by in silence" in checked.message
+
+
 def test_fetch_names_the_kind_of_an_error_that_comes_out():
     checked = check.fetch(these_classes_alone)
     refused(checked, "raises")
@@ -367,7 +385,7 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
         (lambda *given: len(rest(*given)), "wrong_type"),
         (lambda *given: [number for batch in rest(*given) for number in batch], "wrong_type"),
         (lambda n, size, *place: rest(n, -(-n // size), *place), "reordered"),
-        (lambda n, size, *place: rest(n, size, *place) or [[]], "wrong_value"),
+        (lambda n, size, *place: rest(n, size, *place) or [[]], "empty_batch"),
         (shuffled_again, "reordered"),
         (in_equal_parts, "equal_parts"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, 0), "queue_lost"),

@@ -4,7 +4,7 @@ In the notebook's order: `pictures`, `batches`, `collate`, `bucket_batches`, `fi
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,11 +42,11 @@ class _Executor:
 
         def result(self, timeout: float | None = None) -> Any:
             if not self.done:
-                self.executor.inside = True
+                outer, self.executor.inside = self.executor.inside, True  # one's work may ask for another's result
                 try:
                     self.value = self.work()
                 finally:
-                    self.executor.inside, self.done = False, True
+                    self.executor.inside, self.done = outer, True
                     self.executor.open -= 1
             return self.value
 
@@ -102,6 +102,12 @@ def _collate_in(executor: _Executor, in_front: list[list]) -> Callable[[list], t
     def collate(samples: list) -> tuple:
         if not executor.inside:
             in_front.append(samples)
+        if not isinstance(samples, Sequence):
+            raise Wrong(
+                "no_list",
+                f"`collate` was given a value of type {type(samples).__name__}. It takes a list of samples: PyTorch's "
+                "own looks at the first of them, and then at all.",
+            )
         return tuple(samples)
 
     collate.__qualname__ = "collate"  # what an error of a wrong call says
@@ -125,7 +131,8 @@ def batches(learner: Callable[..., Iterable]) -> str:
         collated_in_front: list[list] = []
         collate = _collate_in(executor, collated_in_front)
         case = f"With {len(order)} samples, batch_size={size}, ahead={ahead}"
-        under_way = []
+        under_way: list[int] = []
+        early: list[int] = []
         given = learner(dataset, _Sampler(order), size, collate, executor.submit, ahead)
         _refuse_outside(dataset, executor, case)
         if given is None or isinstance(given, (list, tuple)):
@@ -137,6 +144,7 @@ def batches(learner: Callable[..., Iterable]) -> str:
         for batch in given:
             got.append(batch)
             under_way.append(executor.open)
+            early.append(executor.submitted - executor.open - len(got))
             _refuse_outside(dataset, executor, case)
             if len(got) > len(right) + 3:
                 break
@@ -144,6 +152,18 @@ def batches(learner: Callable[..., Iterable]) -> str:
         if collated_in_front:
             raise Wrong(
                 "collated_in_front", f"{case}, `collate` runs in your generator: fetch *and* collate elsewhere."
+            )
+        if executor.submitted > len(got):
+            raise Wrong(
+                "in_pieces",
+                f"{case}, you gave `submit` {executor.submitted} pieces of work for {len(got)} batches. One piece "
+                "fetches and collates a batch: what is not in it begins later.",
+            )
+        if max(early, default=0) > 0:
+            raise Wrong(
+                "waited_for",
+                f"{case}, before batch {early.index(max(early))} is handed over, you wait for {max(early)} of the "
+                "later ones with `result()`. Ask for a result when its turn comes.",
             )
         _judge_under_way(under_way, ahead, case)
     with ThreadPoolExecutor(3) as pool:

@@ -52,10 +52,10 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
     for world_size, workers, samples in [(1, 2, 10), (2, 1, 10), (2, 2, 24), (3, 2, 17), (2, 4, 5), (1, 1, 3)]:
         shares = {}
         for rank, worker in itertools.product(range(world_size), range(workers)):
-            given = learner(map(_NAME.format, range(samples)), rank, world_size, worker, workers)
+            given = learner(_Stream(samples), rank, world_size, worker, workers)
             shares[rank, worker] = [_number_of(record) for record in _iterable(given)]
         _judge_shares(shares, world_size, workers, samples)
-    stream = _Endless()
+    stream = _Stream()
     taken = 0
     for record in itertools.islice(_iterable(learner(stream, 1, 2, 0, 2)), 20):
         taken += 1
@@ -194,16 +194,22 @@ def _number_of(record: Any) -> int:
     return int(number)
 
 
-class _Endless:
-    """A stream of records without an end; `read` counts how many were taken from it."""
+class _Stream:
+    """A stream of so many records, or without an end; `read` counts how often the next one was asked for."""
 
-    def __init__(self) -> None:
-        self.read = 0
+    def __init__(self, samples: float = math.inf) -> None:
+        self.samples, self.read = samples, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
+        if self.read > 5000 and self.samples < math.inf:
+            raise Wrong(
+                "asks_again",
+                f"A stream of {self.samples} records has ended, and it asks for the next one over and over. A stream "
+                "cannot be read again. What ends your loop?",
+            )
         if self.read > 5000:
             raise Wrong(
                 "reads_ahead",
@@ -211,6 +217,8 @@ class _Endless:
                 "Does it make a list?",
             )
         self.read += 1
+        if self.read > self.samples:
+            raise StopIteration
         return _NAME.format(self.read - 1)
 
 
@@ -237,16 +245,18 @@ def _judge_shares(shares: dict[tuple[int, int], list], world_size: int, workers:
 
 
 def _judge_bug(learner: Callable, bug: Exception) -> None:
+    records = _Records({2: bug})
     try:
-        learner(_Records({2: bug}), _Records({}).names, [1, 2])
+        given = learner(records, records.names, [1, 2])
     except Exception as error:
         if error is bug or bug in (error.__cause__, error.__context__):
             return
         raise
     raise Wrong(
         "hides_bugs",
-        f"The dataset raised {type(bug).__name__}: that is a mistake in the program, and it was taken for a bad "
-        "record. Which exceptions mean a bad record?",
+        f"The dataset raised {type(bug).__name__}: that is a mistake in the program, and it "
+        f"{'was taken for a bad record' if records.names[2] in repr(given) else 'went by in silence'}. Which "
+        "exceptions mean a bad record?",
     )
 
 
@@ -310,6 +320,8 @@ def _judge_rest(
     if given == rest:
         return
     case = f"{drawn} batches drawn, {waiting} of them in the queue"
+    if given == [*rest, []]:
+        raise Wrong("empty_batch", f"{case}: the batches are right, and then comes one of no sample.")
     if waiting and given == whole[drawn:]:
         raise Wrong(
             "queue_lost", f"{case}: you go on after the last one drawn. Nobody has trained on the {waiting} yet."
