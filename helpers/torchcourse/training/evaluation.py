@@ -44,7 +44,7 @@ def forward(
     except Exception as error:
         if known := explanations.about_model(error, model, inputs, targets):
             raise known from error
-        error.add_note(explanations.about_inputs(inputs))
+        error.add_note(explanations.about_inputs(model, inputs))
         raise
     try:
         if first and targets.device.type == "cuda":

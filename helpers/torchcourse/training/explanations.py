@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchcourse.ranks import who
-from torchcourse.training.containers import leaves
+from torchcourse.training.containers import leaves, tensors
 from torchcourse.training.position import Position
 from torchcourse.training.wrappers import unwrap
 
@@ -60,9 +60,11 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
     return by_place and parameter.default is inspect.Parameter.empty
 
 
-def about_inputs(inputs: Any) -> str:
+def about_inputs(model: nn.Module, inputs: Any) -> str:
     """Return a note for an error that the model raised."""
-    return f"The Trainer called the model with a batch of {shapes(inputs)}."
+    given, own = sorted({str(one.dtype) for one in tensors(inputs)}), {str(one.dtype) for one in model.parameters()}
+    types = f" of {' and '.join(given)}; its weights are {' and '.join(sorted(own))}" if given and own else ""
+    return f"The Trainer called the model with a batch of {shapes(inputs)}{types}."
 
 
 def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueError:

@@ -791,7 +791,8 @@ def test_what_cannot_be_trained_on_gets_one_sentence(sentence):
 def test_an_error_inside_the_model_says_what_it_was_given():
     with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
         trainer().fit([(torch.ones(8, 5), torch.zeros(8, dtype=torch.long))], 1)
-    assert caught.value.__notes__ == ["The Trainer called the model with a batch of shape [8, 5]."]
+    (note,) = caught.value.__notes__
+    assert "with a batch of shape [8, 5] of torch.float32; its weights are torch.float32." in note
 
 
 def test_an_error_from_a_loss_of_torch_comes_alone_and_from_an_own_loss_with_its_traceback():
