@@ -492,12 +492,18 @@ def one_seed(ours, theirs, budget, seeds):
     return reporting()(ours, theirs, budget, [seeds[0]] * 5)
 
 
+def one_seed_of_theirs(ours, theirs, budget, seeds):
+    once = theirs(budget, seeds[0])
+    return reporting()(ours, lambda *_: once, budget, seeds)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
         (reporting(theirs_budget=0.5), "budgets"),
         (reporting(ours_budget=2), "budgets"),
         (one_seed, "seeds"),
+        (one_seed_of_theirs, "seeds"),
         (reporting(pick=lambda val, test: test.max()), "test_chose"),
         (reporting(pick=lambda val, test: test.max(), other=lambda val, test: test[val.argmax()]), "test_chose"),
         (reporting(pick=lambda val, test: val.max()), "validation"),
@@ -589,15 +595,22 @@ def in_mixed_runs(first, second, seeds, generator):
     return finding()(first, second, seeds, generator)
 
 
-def from_the_global_stream(first, second, seeds, generator):
-    return finding()(first, second, seeds, np.random)
+def half_from_the_global_stream(first, second, seeds, generator):
+    return finding()(first, second, seeds, np.random) + 0 * generator.random()
+
+
+def in_a_hundred_unlucky_ones(first, second, seeds, generator):
+    """So few that one share is far off, and that with the sides exchanged is not."""
+    return in_a_hundred(first, second, seeds, np.random.default_rng([1, generator.integers(9)]))
 
 
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
         (lambda *given: None, "no_number"),
-        (from_the_global_stream, "not_repeatable"),
+        (half_from_the_global_stream, "not_repeatable"),
+        (lambda first, second, seeds, dice: finding()(first, second, seeds, np.random), "not_drawn"),
+        (lambda first, second, seeds, dice: finding()(first, second, seeds, np.random.default_rng(7)), "not_drawn"),
         (finding(found=lambda gaps, errors, seeds: gaps > t95(2 * seeds - 2) * errors), "one_sided"),
         (finding(found=lambda gaps, errors, seeds: -gaps > t95(2 * seeds - 2) * errors), "one_sided"),
         (finding(draw=False), "always_the_same"),
@@ -612,6 +625,7 @@ def from_the_global_stream(first, second, seeds, generator):
         (in_mixed_runs, "inputs_changed"),
         (by_one_draw, "tied_draws"),
         (in_a_hundred, "too_few"),
+        (in_a_hundred_unlucky_ones, "too_few"),
         (lambda first, second, seeds, dice: finding()(first, second, min(seeds, len(first)), dice), "few_runs"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) > errors), "too_often"),
     ],

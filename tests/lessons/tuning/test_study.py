@@ -2,9 +2,12 @@
 
 import contextlib
 import enum
+import gc
+import math
 import random
 import sqlite3
 import time
+import weakref
 
 import numpy as np
 import optuna
@@ -16,7 +19,7 @@ from optuna.trial import TrialState
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning import study as study_module
 from torchcourse.lessons.tuning.checks import studies as check
-from torchcourse.lessons.tuning.search import grid_settings, random_settings
+from torchcourse.lessons.tuning.search import Search, SearchError, grid_settings, random_search, random_settings
 from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
 from torchcourse.lessons.tuning.study_picture import draw_history, history_finding
 from torchcourse.training.crash import run_and_kill
@@ -490,6 +493,46 @@ def test_workers_do_not_search_each_in_a_memory_of_its_own():
 def test_workers_are_not_started_for_half_a_trial(numbers):
     with pytest.raises(ValueError, match=f"^{next(iter(numbers))} has to be a whole number"):
         run_workers("sqlite:////no/folder/study.db", SPACE, planted, **{"trials": 2} | numbers)
+
+
+class Weights:
+    """As large as a GPU."""
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda objective: random_search(Search(objective, 99), random_settings(SPACE, 0), 2),
+        lambda objective: run(open_study(None, SPACE), objective, 9, progress=False),
+    ],
+    ids=["by hand", "study"],
+)
+@pytest.mark.parametrize("fails", ["raises", "raises on top", "NaN"])
+def test_a_failed_trial_leaves_its_memory_to_the_next_one(fails, search):
+    weights, alive = [], []
+
+    def full(of):
+        raise MemoryError
+
+    def objective(settings):
+        alive.append(sum(each() is not None for each in weights))
+        mine = Weights()
+        weights.append(weakref.ref(mine))
+        yield math.nan if fails == "NaN" else 0.5
+        try:
+            full(mine)
+        except MemoryError as error:
+            if fails == "raises":
+                raise
+            raise RuntimeError(fails) from error
+
+    gc.disable()
+    try:
+        with pytest.raises((SearchError, StudyError), match="10 trials in a row"):
+            search(objective)
+    finally:
+        gc.enable()
+    assert alive == [0] * 10
 
 
 def test_what_an_objective_does_to_its_settings_stays_in_its_trial():

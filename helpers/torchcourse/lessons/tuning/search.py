@@ -169,6 +169,7 @@ class Search:
                 trial.values.append(self._next(trial))
         except Exception as error:
             trial.error = f"{type(error).__name__}: {error}"
+            self._runs.pop(trial.number, None)  # with its weights
             self._failed_in_a_row, self._failed_in = self._failed_in_a_row + 1, trial.epochs + 1
             if self._failed_in_a_row >= GIVE_UP:
                 self._give_up(trial, error)

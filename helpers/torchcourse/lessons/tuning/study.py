@@ -17,6 +17,7 @@ import contextlib
 import math
 import random
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
@@ -337,6 +338,10 @@ def _counting_failures(
         except Exception as end:
             under_way.clear()
             in_a_row[:] = [*in_a_row, end] if isinstance(end, _Failure) else []
+            error: BaseException | None = end
+            while error:  # its frames hold what filled the memory, which the next trial needs
+                traceback.clear_frames(error.__traceback__)
+                error = error.__cause__ or error.__context__
             raise
         under_way.clear()
         in_a_row.clear()

@@ -12,8 +12,9 @@ from torchcourse.checks.kit import AnyOf, number, refuse_known, same
 def honest(learner: Callable[[np.ndarray, np.ndarray], float]) -> str:
     """Choose on validation, report on test: compare on random tables."""
     generator = np.random.default_rng(18)  # with it each known mistake gives a number of its own in the first table
-    for trials, epochs in ((12, 9), (40, 3), (1, 4), (200, 9)):
+    for trials, epochs, harder in ((12, 9, 0.0), (40, 3, 0.3), (1, 4, 0.0), (200, 9, 0.0)):
         val, test = (generator.uniform(0.6, 0.98, (trials, epochs)) for _ in range(2))
+        val -= harder  # validation scores may all be below those on test
         ours = val.copy(), test.copy()
         answer = learner(*ours)
         if not all(map(np.array_equal, ours, (val, test))):
