@@ -378,6 +378,7 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
             if parameter not in names:
                 raise ValueError(
                     f"The optimizer trains a tensor of shape {list(parameter.shape)}, not a parameter of the model. "
-                    "Was a layer replaced, or the model copied, after the optimizer was made? Make the optimizer last."
+                    "Was a layer replaced, or the model copied, after the optimizer was made? Make the optimizer last. "
+                    "Is a layer in a plain list? Use nn.ModuleList."
                 )
     return names

@@ -30,7 +30,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets: labels [N] or [N, ...], integers.
 
     Raises:
-        ValueError: for targets that are not labels.
+        ValueError: for targets that are not labels, or not one for each place.
     """
     if targets.is_floating_point():
         raise ValueError(
@@ -42,7 +42,13 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             f"accuracy() looks for the highest of several scores, but each sample has one: {shapes(outputs)}. Give the "
             "Trainer a metric of your own, such as (outputs.flatten() > 0) == targets."
         )
-    return outputs.argmax(dim=1) == targets
+    best = outputs.argmax(dim=1)
+    if best.shape != targets.shape:
+        raise ValueError(
+            f"accuracy() takes scores [N, classes, …] and labels [N, …], not {shapes(outputs)} and {shapes(targets)}. "
+            "Classes in the last place go to the second by outputs.movedim(-1, 1): give the Trainer a metric that does."
+        )
+    return best == targets
 
 
 class OverAll:

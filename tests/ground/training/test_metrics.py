@@ -140,6 +140,12 @@ def test_accuracy_of_one_score_per_sample_is_refused():
             accuracy(outputs, torch.zeros(8, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(("scores", "labels"), [((8, 7, 20), (8, 7)), ((8, 3), (8, 1)), ((8, 3), (1, 8))])
+def test_accuracy_of_labels_elsewhere_is_refused(scores, labels):
+    with pytest.raises(ValueError, match=r"takes scores \[N, classes, …\] and labels \[N, …\], not shape"):
+        accuracy(torch.randn(scores), torch.zeros(labels, dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     "metric",
     [
