@@ -6,8 +6,8 @@
         loss = pipeline.step(inputs, targets)           # all .grad are set; loss on the last stage's rank, else None
 
 The loss and the gradients are those of the unsplit model on the whole batch, unless a layer in training mode computes
-otherwise at each call: it does so for each micro-batch. BatchNorm takes the mean of a micro-batch, spectral_norm goes on
-by one power iteration, and dropout draws anew.
+otherwise at each call: it does so for each micro-batch. BatchNorm takes the mean of a micro-batch, spectral_norm takes
+a power iteration for each, and dropout draws other numbers.
 """
 
 import contextlib
