@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 from decimal import Decimal
 
 import numpy as np
@@ -50,9 +51,12 @@ def test_settings_stay_as_they_were_drawn():
         for shared["level"] in (1, 2, 3):
             yield shared
 
-    search = Search(lambda settings: [settings.pop("level")], budget=3)
+    search = Search(lambda settings: [settings.pop("level")], budget=4)
     random_search(search, drawn(), epochs=1)
     assert [trial.settings for trial in search.trials] == levels(1, 2, 3)
+    lock = threading.Lock()  # of what cannot be copied, the objective gets the same one
+    assert search.train(search.start({"level": 4, "lock": lock}), 1) == 4
+    assert search.trials[-1].settings["lock"] is lock
 
 
 def test_a_search_goes_on_where_it_stopped():

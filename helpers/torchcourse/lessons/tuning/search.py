@@ -8,7 +8,6 @@ The objective is a generator that yields a value after each epoch, as for a stud
 epochs and goes on when it is asked again: so a trial can be paused with its weights in memory, and continued later.
 """
 
-import copy
 import decimal
 import itertools
 import math
@@ -35,12 +34,19 @@ def begin(objective: Objective, settings: Settings) -> Iterator[Any]:
     Raises:
         TypeError: for an objective that returns a number where it has to yield one after each epoch.
     """
-    values = objective(copy.deepcopy(settings))  # so that what it changes in them stays in this trial
+    values = objective(_own(settings))  # so that what it changes in them stays in this trial
     if isinstance(values, Mapping | str) or not isinstance(values, Iterable):
         raise TypeError(
             f"the objective returned {values!r}, and it has to yield a value after each epoch: `yield` it in the loop"
         )
     return iter(values)
+
+
+def _own(value: Any) -> Any:
+    """Return a copy of dicts and lists, and of those in them; all else, such as a data set, as it is."""
+    if type(value) is dict:
+        return {name: _own(each) for name, each in value.items()}
+    return [_own(each) for each in value] if type(value) is list else value
 
 
 def number(value: Any, best: float = math.inf) -> float:
@@ -130,7 +136,7 @@ class Search:
 
     def start(self, settings: Settings) -> Trial:
         """Add a trial; nothing is trained yet."""
-        trial = Trial(len(self.trials), copy.deepcopy(settings))
+        trial = Trial(len(self.trials), _own(settings))
         self.trials.append(trial)
         return trial
 
