@@ -125,12 +125,3 @@ def _far(one: torch.Tensor, other: torch.Tensor, apart: float, times: float) -> 
     """Whether two samples that both vary have means so many spreads apart, or such different spreads."""
     low, high = sorted((one.std().item(), other.std().item()))
     return low > 0 and (high > times * low or abs(one.mean() - other.mean()).item() > apart * high)
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    counted_once,
-    numbered_alike,
-    borders,
-    choices,
-    units,
-]

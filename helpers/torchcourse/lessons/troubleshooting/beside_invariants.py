@@ -1,6 +1,6 @@
 """Invariants of what stands beside the model: averages, adversaries, replicas. Each rule yields alarms."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
@@ -99,14 +99,3 @@ def sums_of_ranks(run: WatchedRun) -> Iterator[Alarm]:
             f"In {summed} steps replicas shared the sum of their gradients, where each loss is a mean over the samples "
             "of one of them: the gradient is as many times that of one big batch. Divide by the number of replicas.",
         )
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    averages,
-    put_back,
-    teachers,
-    parameters_of_losses,
-    adversaries,
-    replicas,
-    sums_of_ranks,
-]

@@ -1,6 +1,6 @@
 """Invariants of what is drawn by chance: noise, and what log-probabilities are weighed with. Each yields alarms."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -187,15 +187,3 @@ def _pushed_away(found: dict[str, list[Pull]]) -> bool:
 
 def _near(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-5 * abs(other)
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    noise,
-    advantages,
-    one_weight_each,
-    ratios,
-    shown_noise,
-    divergences,
-    terms,
-    worth_a_code,
-]

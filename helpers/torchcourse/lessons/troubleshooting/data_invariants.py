@@ -382,12 +382,3 @@ def float_inputs(passes: list[Pass]) -> list[torch.Tensor]:
 def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
     flat = torch.cat([batch.flatten() for batch in batches]).double()
     return flat.mean().item(), flat.std().item()
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    normalized_inputs,
-    different_samples,
-    labels,
-    answers_kept_apart,
-    separate_validation,
-]

@@ -174,6 +174,3 @@ def _place_and_numbers(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
 def _together(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the size of the correlation of two columns."""
     return torch.corrcoef(torch.stack([one, other]))[0, 1].nan_to_num().abs().item()
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [channels, order, interpolated_labels, turned_alike, sides]

@@ -35,7 +35,7 @@ from torchcourse.lessons.troubleshooting import (
     usage_invariants,
 )
 from torchcourse.lessons.troubleshooting.training_watch import TrainingWatch
-from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, rules_of
 
 
 class SanityProbe:
@@ -85,7 +85,7 @@ class SanityProbe:
         parts += [data_invariants, image_invariants, output_invariants, usage_invariants]
         parts += [chance_invariants, beside_invariants, answers_invariants]
         with torch.no_grad():
-            return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]
+            return [alarm for part in parts for rule in rules_of(part) for alarm in rule(self._run)]
 
     def _why_nothing_was_seen(self) -> str:
         if isinstance(self._run.model, torch.jit.ScriptModule):

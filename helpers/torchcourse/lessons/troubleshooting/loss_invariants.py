@@ -1,7 +1,7 @@
 """Invariants of losses: what they get, what they count, how large they are. Each rule yields alarms."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,105 +19,6 @@ REACH = {"Relu": (0, math.inf), "Softplus": (0, math.inf), "Sigmoid": (0, 1), "S
 LARGE, FAR_BELOW = 1000.0, 0.05  # targets whose size matters, and outputs that are far from them
 OUT_OF_REACH = 0.05  # of the targets, farther out than this share of their spread
 COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of a step may differ
-
-
-def losses(run: WatchedRun) -> Iterator[Alarm]:
-    """The first loss is that of guessing; later ones are numbers and do not run away."""
-    found = run.record.losses
-    values = [loss.value for loss in found]
-    if any(not math.isfinite(value) for value in values):
-        step = next(number for number, value in enumerate(values) if not math.isfinite(value))
-        yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
-        return
-    # A margin, and the size that scores of directions are given, make a first loss of any height.
-    classified = [loss for loss in run.classified if not _picks_rows(loss) and not loss.directions]
-    if classified and not _tied(run):
-        first, classes = _mean(classified[0]), classified[0].scores.size(1)
-        if first > math.log(classes) + LOSS_ABOVE_START:
-            yield Alarm(
-                "first_loss",
-                f"The first loss is {first:.2f} per sample; a model that knows nothing about {classes} classes has "
-                f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
-                "its inputs.",
-            )
-    if run.record.others:  # with an adversary, each one's loss grows as the other learns
-        return
-    steps = run.record.steps
-    if len(steps) >= 3 and all(abs(step.scale + 1) < 1e-4 for step in steps):
-        yield Alarm(
-            "loss_negated",
-            f"In {len(steps)} steps backward() was called on minus the loss: the steps make it larger. Is there one "
-            "minus too many?",
-        )
-    yield from _growth(run)
-
-
-def _whole_loss_grew(run: WatchedRun, step: int) -> bool:
-    """Whether what `backward()` is called on has grown too: a part of it that counts little may grow as it likes."""
-    totals = [sum(s.backwards) / len(s.backwards) for s in run.record.steps if s.backwards]
-    scaled = any(s.before_unscaling is not None for s in run.record.steps)
-    later = sorted(totals[step : step + 3])
-    return scaled or not later or later[len(later) // 2] > totals[0] + (LOSS_GROWTH - 1) * abs(totals[0])
-
-
-def _growth(run: WatchedRun) -> Iterator[Alarm]:
-    series: dict[tuple, list[Loss]] = {}
-    for loss in run.record.losses:
-        series.setdefault((loss.function, loss.scores.shape[1:], loss.reduction), []).append(loss)
-    for same in series.values():
-        values = [_mean(loss) for loss in same]
-        medians = [sorted(values[i : i + 3])[1] for i in range(len(values) - 2)]
-        if not medians:
-            continue
-        most = max(range(len(medians)), key=medians.__getitem__)
-        nothing = max(_of_zeros(loss) for loss in same[most : most + 3])
-        grew = medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing
-        if grew and _whole_loss_grew(run, same[most].step) and not _other_classes(same[:3], same[most : most + 3]):
-            yield Alarm(
-                "diverges",
-                f"The loss went from {values[0]:.3g} up to {medians[most]:.3g}, where outputs of 0 would have "
-                f"{nothing:.3g}. Is the learning rate too high, or the sign of the loss wrong?",
-            )
-            return
-
-
-def _other_classes(first: list[Loss], later: list[Loss]) -> bool:
-    """Whether most labels are of classes that did not come at first, as where one task is learned after another."""
-    if first[0].function not in CLASSIFYING or first[0].target.is_floating_point():
-        return False
-    known, labels = (torch.cat([loss.target.flatten() for loss in part]) for part in (first, later))
-    return torch.isin(labels, known).float().mean().item() < 0.5
-
-
-def _mean(loss: Loss) -> float:
-    """Return the loss per sample (or per number), without weights and however it was summed up."""
-    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
-        return loss.value / (max(loss.target.numel(), 1) if loss.reduction == "sum" else 1)
-    counted = loss.target != loss.ignored
-    if not counted.any():
-        return 0.0
-    return loss.function(loss.scores.float(), loss.target, ignore_index=loss.ignored).item()
-
-
-def _of_zeros(loss: Loss) -> float:
-    """Return the loss that outputs of 0 would have."""
-    if loss.function in CLASSIFYING:
-        return math.log(max(loss.scores.size(min(1, loss.scores.dim() - 1)), 2))
-    if loss.function in LOGISTIC:
-        return math.log(2)
-    if loss.function in MEASURING:
-        return loss.function(torch.zeros_like(loss.target.float()), loss.target.float()).item()
-    return math.inf
-
-
-def _picks_rows(loss: Loss) -> bool:
-    """Whether each row's label is its own number, as where pairs are told from all others."""
-    return torch.equal(loss.target, torch.arange(len(loss.target)))
-
-
-def _tied(run: WatchedRun) -> bool:
-    """Whether a parameter has two names: the sizes that an embedding starts with are large for scores."""
-    return len(list(run.model.named_parameters(remove_duplicate=False))) > len(list(run.model.named_parameters()))
 
 
 def class_scores(run: WatchedRun) -> Iterator[Alarm]:
@@ -292,6 +193,105 @@ def shapes(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def losses(run: WatchedRun) -> Iterator[Alarm]:
+    """The first loss is that of guessing; later ones are numbers and do not run away."""
+    found = run.record.losses
+    values = [loss.value for loss in found]
+    if any(not math.isfinite(value) for value in values):
+        step = next(number for number, value in enumerate(values) if not math.isfinite(value))
+        yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
+        return
+    # A margin, and the size that scores of directions are given, make a first loss of any height.
+    classified = [loss for loss in run.classified if not _picks_rows(loss) and not loss.directions]
+    if classified and not _tied(run):
+        first, classes = _mean(classified[0]), classified[0].scores.size(1)
+        if first > math.log(classes) + LOSS_ABOVE_START:
+            yield Alarm(
+                "first_loss",
+                f"The first loss is {first:.2f} per sample; a model that knows nothing about {classes} classes has "
+                f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
+                "its inputs.",
+            )
+    if run.record.others:  # with an adversary, each one's loss grows as the other learns
+        return
+    steps = run.record.steps
+    if len(steps) >= 3 and all(abs(step.scale + 1) < 1e-4 for step in steps):
+        yield Alarm(
+            "loss_negated",
+            f"In {len(steps)} steps backward() was called on minus the loss: the steps make it larger. Is there one "
+            "minus too many?",
+        )
+    yield from _growth(run)
+
+
+def _whole_loss_grew(run: WatchedRun, step: int) -> bool:
+    """Whether what `backward()` is called on has grown too: a part of it that counts little may grow as it likes."""
+    totals = [sum(s.backwards) / len(s.backwards) for s in run.record.steps if s.backwards]
+    scaled = any(s.before_unscaling is not None for s in run.record.steps)
+    later = sorted(totals[step : step + 3])
+    return scaled or not later or later[len(later) // 2] > totals[0] + (LOSS_GROWTH - 1) * abs(totals[0])
+
+
+def _growth(run: WatchedRun) -> Iterator[Alarm]:
+    series: dict[tuple, list[Loss]] = {}
+    for loss in run.record.losses:
+        series.setdefault((loss.function, loss.scores.shape[1:], loss.reduction), []).append(loss)
+    for same in series.values():
+        values = [_mean(loss) for loss in same]
+        medians = [sorted(values[i : i + 3])[1] for i in range(len(values) - 2)]
+        if not medians:
+            continue
+        most = max(range(len(medians)), key=medians.__getitem__)
+        nothing = max(_of_zeros(loss) for loss in same[most : most + 3])
+        grew = medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing
+        if grew and _whole_loss_grew(run, same[most].step) and not _other_classes(same[:3], same[most : most + 3]):
+            yield Alarm(
+                "diverges",
+                f"The loss went from {values[0]:.3g} up to {medians[most]:.3g}, where outputs of 0 would have "
+                f"{nothing:.3g}. Is the learning rate too high, or the sign of the loss wrong?",
+            )
+            return
+
+
+def _other_classes(first: list[Loss], later: list[Loss]) -> bool:
+    """Whether most labels are of classes that did not come at first, as where one task is learned after another."""
+    if first[0].function not in CLASSIFYING or first[0].target.is_floating_point():
+        return False
+    known, labels = (torch.cat([loss.target.flatten() for loss in part]) for part in (first, later))
+    return torch.isin(labels, known).float().mean().item() < 0.5
+
+
+def _mean(loss: Loss) -> float:
+    """Return the loss per sample (or per number), without weights and however it was summed up."""
+    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+        return loss.value / (max(loss.target.numel(), 1) if loss.reduction == "sum" else 1)
+    counted = loss.target != loss.ignored
+    if not counted.any():
+        return 0.0
+    return loss.function(loss.scores.float(), loss.target, ignore_index=loss.ignored).item()
+
+
+def _of_zeros(loss: Loss) -> float:
+    """Return the loss that outputs of 0 would have."""
+    if loss.function in CLASSIFYING:
+        return math.log(max(loss.scores.size(min(1, loss.scores.dim() - 1)), 2))
+    if loss.function in LOGISTIC:
+        return math.log(2)
+    if loss.function in MEASURING:
+        return loss.function(torch.zeros_like(loss.target.float()), loss.target.float()).item()
+    return math.inf
+
+
+def _picks_rows(loss: Loss) -> bool:
+    """Whether each row's label is its own number, as where pairs are told from all others."""
+    return torch.equal(loss.target, torch.arange(len(loss.target)))
+
+
+def _tied(run: WatchedRun) -> bool:
+    """Whether a parameter has two names: the sizes that an embedding starts with are large for scores."""
+    return len(list(run.model.named_parameters(remove_duplicate=False))) > len(list(run.model.named_parameters()))
+
+
 def accumulation(run: WatchedRun) -> Iterator[Alarm]:
     """Where k batches make one step, each sample or token counts alike, and the loss is that of one big batch."""
     steps = [
@@ -365,17 +365,3 @@ def _counted(loss: Loss) -> int:
     if loss.function not in CLASSIFYING or loss.target.is_floating_point():
         return loss.target.numel()
     return int((loss.target != loss.ignored).sum())
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    class_scores,
-    logistic_scores,
-    reach,
-    pairs,
-    sizes,
-    shapes,
-    losses,
-    accumulation,
-    targets,
-    sums,
-]

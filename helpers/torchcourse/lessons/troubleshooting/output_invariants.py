@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -297,11 +297,3 @@ def in_evaluation(
         for module, mode in before.items():
             module.training = mode
     return [out.float().cpu() for out in results] if all(isinstance(o, torch.Tensor) for o in results) else None
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    different_outputs,
-    independent_outputs,
-    places_in_batch,
-    foretelling,
-]

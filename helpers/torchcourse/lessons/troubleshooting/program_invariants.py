@@ -313,17 +313,3 @@ def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
             f"{most} of {len(states)} steps began with the same random numbers, so dropout dropped the same units each "
             "time. Is there a manual_seed() within the loop?",
         )
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    movement,
-    rounding,
-    one_optimizer,
-    best_state,
-    epochs,
-    orders,
-    sampling,
-    workers,
-    kept_data,
-    random_numbers,
-]

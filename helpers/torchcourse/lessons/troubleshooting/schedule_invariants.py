@@ -207,16 +207,3 @@ def decay(run: WatchedRun) -> Iterator[Alarm]:
             f"The weight decay pulls only at biases and norms ({listed(shifts)}), and at no matrix ({listed(spared)}): "
             "are the two groups of the optimizer swapped?",
         )
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    schedule,
-    warm_up,
-    all_groups,
-    planned_length,
-    factors,
-    one_schedule,
-    of_this_optimizer,
-    waiting,
-    decay,
-]

@@ -1,7 +1,7 @@
 """Invariants of sequences: padding, attention, and what a recurrence reads. Each rule yields alarms."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -118,64 +118,6 @@ def mask_of_numbers(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-def padding_index(run: WatchedRun) -> Iterator[Alarm]:
-    """The token that an embedding keeps at 0 is the one that fills the sentences."""
-    counts: dict[tuple[int, int], int] = {}
-    for tokens, index in run.record.sequences.looked_up:
-        fills = filler(tokens)
-        if fills is not None and fills != index:
-            counts[fills, index] = counts.get((fills, index), 0) + int((tokens == index).sum())
-    for (fills, index), count in counts.items():
-        if count >= WORDS_AT_LEAST and len(counts) == 1:
-            yield Alarm(
-                "padding_is_a_word",
-                f"An embedding has padding_idx={index}, so that token never learns, and it stands {count} times among "
-                f"the words. What fills the sentences is token {fills}.",
-            )
-
-
-def state_read(run: WatchedRun) -> Iterator[Alarm]:
-    """The state that is read of a recurrence is that after the last word."""
-    for name, reading in run.record.sequences.readings.items():
-        if reading.at_end < 3 or reading.elsewhere:
-            continue
-        ends = [(table[:, -1] == fills).float().mean().item() for table, fills in _filled(run, reading.length)]
-        share = sum(ends) / len(ends) if ends else 0.0
-        if len(ends) >= 3 and share > PADDED_AT_LEAST:
-            yield Alarm(
-                "state_after_padding",
-                f"Of what {listed([name])} puts out, only the last step is read, and in {share:.0%} of the sentences "
-                "that one belongs to the padding. Pack them (pack_padded_sequence), or read each at its own length.",
-            )
-
-
-def state_carried(run: WatchedRun) -> Iterator[Alarm]:
-    """A state that is carried from batch to batch belongs to sentences that go on."""
-    carried = set(run.record.sequences.carried)
-    goes_on = breaks_off = 0
-    ends: torch.Tensor | None = None
-    tables = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.dim() == 2]
-    targets = {loss.step: loss.target for loss in run.record.losses if not loss.target.is_floating_point()}
-    for seen in tables:
-        tokens, target = seen.inputs, targets.get(seen.step)
-        if tokens is None or target is None or target.numel() != tokens.numel() or tokens.is_floating_point():
-            return
-        target = target.reshape(tokens.shape)
-        if tokens.size(1) < 3 or (target[:, :-1] == tokens[:, 1:]).float().mean() < FORETOLD:
-            return
-        if ends is not None and seen.step in carried and len(ends) == len(tokens):
-            goes_on += int((ends == tokens[:, 0]).sum())
-            breaks_off += int((ends != tokens[:, 0]).sum())
-        ends = target[:, -1]
-    if breaks_off > 0.5 * (goes_on + breaks_off) and len(carried) >= 3:
-        yield Alarm(
-            "state_of_others",
-            f"In {len(carried)} steps a recurrence began with the state that the batch before had left, and "
-            f"{breaks_off / (goes_on + breaks_off):.0%} of the sentences do not go on from there. Begin with no state, "
-            "or deal out the text in its order.",
-        )
-
-
 def windows(run: WatchedRun) -> Iterator[Alarm]:
     """Windows that are validated on do not lie within those that were trained on before."""
     trained = [seen for seen in run.record.trained if _is_window(seen.inputs)]
@@ -243,6 +185,64 @@ def _tables(passes: list[Pass]) -> Iterator[torch.Tensor]:
             yield (seen.inputs != 0).any(dim=2).long()
 
 
+def padding_index(run: WatchedRun) -> Iterator[Alarm]:
+    """The token that an embedding keeps at 0 is the one that fills the sentences."""
+    counts: dict[tuple[int, int], int] = {}
+    for tokens, index in run.record.sequences.looked_up:
+        fills = filler(tokens)
+        if fills is not None and fills != index:
+            counts[fills, index] = counts.get((fills, index), 0) + int((tokens == index).sum())
+    for (fills, index), count in counts.items():
+        if count >= WORDS_AT_LEAST and len(counts) == 1:
+            yield Alarm(
+                "padding_is_a_word",
+                f"An embedding has padding_idx={index}, so that token never learns, and it stands {count} times among "
+                f"the words. What fills the sentences is token {fills}.",
+            )
+
+
+def state_read(run: WatchedRun) -> Iterator[Alarm]:
+    """The state that is read of a recurrence is that after the last word."""
+    for name, reading in run.record.sequences.readings.items():
+        if reading.at_end < 3 or reading.elsewhere:
+            continue
+        ends = [(table[:, -1] == fills).float().mean().item() for table, fills in _filled(run, reading.length)]
+        share = sum(ends) / len(ends) if ends else 0.0
+        if len(ends) >= 3 and share > PADDED_AT_LEAST:
+            yield Alarm(
+                "state_after_padding",
+                f"Of what {listed([name])} puts out, only the last step is read, and in {share:.0%} of the sentences "
+                "that one belongs to the padding. Pack them (pack_padded_sequence), or read each at its own length.",
+            )
+
+
+def state_carried(run: WatchedRun) -> Iterator[Alarm]:
+    """A state that is carried from batch to batch belongs to sentences that go on."""
+    carried = set(run.record.sequences.carried)
+    goes_on = breaks_off = 0
+    ends: torch.Tensor | None = None
+    tables = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.dim() == 2]
+    targets = {loss.step: loss.target for loss in run.record.losses if not loss.target.is_floating_point()}
+    for seen in tables:
+        tokens, target = seen.inputs, targets.get(seen.step)
+        if tokens is None or target is None or target.numel() != tokens.numel() or tokens.is_floating_point():
+            return
+        target = target.reshape(tokens.shape)
+        if tokens.size(1) < 3 or (target[:, :-1] == tokens[:, 1:]).float().mean() < FORETOLD:
+            return
+        if ends is not None and seen.step in carried and len(ends) == len(tokens):
+            goes_on += int((ends == tokens[:, 0]).sum())
+            breaks_off += int((ends != tokens[:, 0]).sum())
+        ends = target[:, -1]
+    if breaks_off > 0.5 * (goes_on + breaks_off) and len(carried) >= 3:
+        yield Alarm(
+            "state_of_others",
+            f"In {len(carried)} steps a recurrence began with the state that the batch before had left, and "
+            f"{breaks_off / (goes_on + breaks_off):.0%} of the sentences do not go on from there. Begin with no state, "
+            "or deal out the text in its order.",
+        )
+
+
 def state_cut(run: WatchedRun) -> Iterator[Alarm]:
     """A recurrence learns from earlier steps: its state carries the gradient back."""
     cells = run.record.sequences.cells
@@ -262,17 +262,3 @@ def over_classes(run: WatchedRun) -> Iterator[Alarm]:
             f"{run.record.sequences.over_batch} times a softmax ran over dimension 0 of what the model put out, where "
             "the samples lie. Is it to be dim=1?",
         )
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    padding,
-    attention,
-    masks,
-    mask_of_numbers,
-    windows,
-    padding_index,
-    state_read,
-    state_carried,
-    state_cut,
-    over_classes,
-]

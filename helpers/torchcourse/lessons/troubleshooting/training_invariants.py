@@ -1,7 +1,7 @@
 """Invariants of the mechanics: gradients, parameters and modes. Each rule yields alarms."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -355,16 +355,3 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
 
 def _long(loader: Any) -> bool:
     return not isinstance(loader.dataset, IterableDataset)
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    order_of_calls,
-    each_gradient_once,
-    owned_parameters,
-    reached_parameters,
-    frozen_parameters,
-    modes,
-    statistics,
-    clipping,
-    divided_once,
-]

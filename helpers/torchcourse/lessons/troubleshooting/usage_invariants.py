@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -314,23 +314,3 @@ def one_answer(run: WatchedRun) -> Iterator[Alarm]:
             f"Each step learns to judge two batches, and the right answer was {answers.pop():g} for all samples of "
             f"both, in {len(judged)} steps: there is nothing to tell apart.",
         )
-
-
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    log_probabilities,
-    two_sided_targets,
-    several_labels,
-    dropped_scores,
-    class_weights,
-    frozen_in_name,
-    data_taken,
-    layers_made_on_the_way,
-    repeated_layers,
-    dropout,
-    derivatives,
-    copies,
-    loaded,
-    tied,
-    leftovers,
-    one_answer,
-]

@@ -1,6 +1,9 @@
 """What the invariants judge, and what they say."""
 
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -71,6 +74,13 @@ class Alarm:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}"
+
+
+def rules_of(module: ModuleType) -> list[Callable[[WatchedRun], Iterator[Alarm]]]:
+    """Return a module's rules in their order: its public functions of a run that yield alarms."""
+    public = [value for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"]
+    own = [function for function in public if function.__module__ == module.__name__]
+    return [function for function in own if function.__annotations__["return"] == Iterator[Alarm]]
 
 
 def listed(names: list[str]) -> str:
