@@ -14,9 +14,9 @@ Tensors that were made before count when they are watched, and so do those that 
 another thread, by `torch.frombuffer` or `from_dlpack`. Where an operation uses one that is not watched, `unseen` says
 how many bytes are missing. A tensor from NumPy counts as if it had memory of its own.
 
-Not seen at all: what an operation needs inside itself (a workspace, which can be as large as a sparse tensor that is
-coalesced or made CSR, or a fifth of a convolution's double backward pass), a bare `UntypedStorage`, a storage that is
-resized in its place (as FSDP1 does to free one), the allocator's rounding and gaps, and the context of a GPU.
+Not seen at all: what an operation needs inside itself (a workspace: that of a convolution on a CPU, or of a sparse
+tensor that is coalesced or made CSR, can be as large as the result), a bare `UntypedStorage`, a storage that is resized
+in its place (as FSDP1 does to free one), the allocator's rounding and gaps, and the context of a GPU.
 
 Source: PyTorch's own `torch.distributed._tools.mem_tracker.MemTracker` works in this way; the kinds are its kinds.
 """
