@@ -99,8 +99,10 @@ ENDLESS = (
 def _judge(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:
     with settings.kept() as left:
         state, message, symptom = _verdict(body, learner)
-    if state == "right" and left:
-        return "wrong", left[0], "mode_left_changed"
+    if left and state == "right":
+        return "wrong", f"The answer is right, but {left[0]}", "mode_left_changed"
+    if left and state == "wrong":  # it may be what the rest of the check stumbled over
+        message += f"\nBesides, {left[0]}"
     return state, message, symptom
 
 

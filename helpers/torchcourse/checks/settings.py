@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 
 _NO_GRADIENTS = (
-    "The answer is right, but your code leaves gradients switched off for the whole notebook, so no later cell could "
+    "your code leaves gradients switched off for the whole notebook, so no later cell could "
     "train. (They are on again.) What ends by itself is `with torch.no_grad():`."
 )
 _OTHER_DTYPE = (
-    "The answer is right, but your code leaves {0} as the type of all new tensors in the notebook. (It is {1} again.) "
+    "your code leaves {0} as the type of all new tensors in the notebook. (It is {1} again.) "
     "A tensor takes its own type as `dtype=`."
 )
 

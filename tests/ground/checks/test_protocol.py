@@ -75,6 +75,12 @@ def test_a_setting_of_the_whole_notebook_that_is_left_switched_over_is_refused_a
     assert torch.is_grad_enabled()
 
 
+def test_an_error_after_a_setting_was_left_switched_over_names_it():
+    message = seven(lambda: [torch.set_grad_enabled(False), 1 / 0]).message
+    assert "ZeroDivisionError" in message
+    assert "Besides, your code leaves gradients switched off" in message
+
+
 def test_the_line_of_the_cell_is_named():
     import linecache
 
