@@ -1,5 +1,7 @@
 """The checks of lesson 08 accept right answers built in different ways and name wrong ones' symptoms."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,7 @@ def by_unfold(x, weight, stride, padding):
         lambda x, w, s, p: torch.ops.aten.convolution(x[None], w, None, [s, s], [p, p], [1, 1], False, [0, 0], 1)[0],
         lambda x, w, s, p: F.conv3d(x[None], w[:, None], stride=(1, s, s), padding=(0, p, p))[:, 0],
         by_layer,
+        lambda x, w, s, p: torch.nn.Conv2d(len(x), len(w), w.shape[2:], s, p, bias=False)(x),  # raises: float32
         by_unfold,
         by_columns,
         lambda x, w, s, p: conv2d_fft(F.pad(x[None], (p,) * 4), w)[0, :, ::s, ::s],
@@ -176,7 +179,17 @@ def with_the_package(model, x):
         return next(pixels for pixels in range(each, x.shape[3] + 1, each) if shift_error(model, x, pixels) < 1e-4)
 
 
-@pytest.mark.parametrize("answer", [tries, with_the_package])
+def in_one_batch(model, x):
+    width, moved = x.shape[3], model(torch.cat([x.roll(pixels, 3) for pixels in range(x.shape[3] + 1)]))
+    shifts = [pixels for pixels in range(1, width + 1) if pixels * moved.shape[3] % width == 0]
+    return next(p for p in shifts if moved[p].allclose(moved[0].roll(p * moved.shape[3] // width, 2), atol=1e-5))
+
+
+def in_64_bits(model, x):
+    return tries(copy.deepcopy(model).double(), x.double())
+
+
+@pytest.mark.parametrize("answer", [tries, with_the_package, in_one_batch, in_64_bits])
 def test_right_shifts(answer):
     accepted(check.pool_shift(answer))
 

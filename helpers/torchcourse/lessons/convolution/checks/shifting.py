@@ -32,8 +32,8 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
         "the mean of the whole picture": (nn.AdaptiveAvgPool2d(1), _WIDTH),
         "small numbers, with zero padding": (_small(nn.Conv2d(1, 2, 3, padding=1)), _WIDTH),
         "two channels": (_Of(lambda x: torch.cat([x, F.avg_pool2d(x, (1, 2)).repeat_interleave(2, dim=3)], dim=1)), 2),
-        "weights that are the picture": (_Of(lambda y: (x * y).mean().expand_as(y)), _WIDTH),
-        "a large bias, with zero padding": (_Of(lambda x: padded(x) + 30), _WIDTH),
+        "weights that are the picture": (_Of(lambda y: (x * y).mean((1, 2, 3), True).expand_as(y)), _WIDTH),
+        "a large bias, with zero padding": (nn.Sequential(padded, _Of(lambda y: y + 30)), _WIDTH),
         f"zero padding, {_OTHER_WIDTH} pixels": (padded, _OTHER_WIDTH),
         f"stride 2, {_OTHER_WIDTH} pixels": (halving, 2),
     }
