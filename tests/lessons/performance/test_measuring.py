@@ -128,6 +128,7 @@ def test_graphs_are_counted_and_breaks_explained():
     assert torch.equal(compiled(torch.ones(3)), torch.full((3,), 4.0))
     assert len(made) == 2
     assert "if y.sum() > 0:" in graphs.break_reasons(branching, torch.ones(3))[0]
+    assert "tolist" in graphs.break_reasons(lambda x: x * max(x.tolist()), torch.ones(3))[0]  # ends no graph
     compiled, made = graphs.counted(lambda x: x * 2, dynamic=False)
     for size in (2, 3, 3):
         compiled(torch.ones(size))

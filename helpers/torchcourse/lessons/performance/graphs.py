@@ -55,8 +55,13 @@ def counted(function: Callable[..., Any], **options: Any) -> tuple[Callable[...,
 
 
 def break_reasons(function: Callable[..., Any], *arguments: Any) -> list[str]:
-    """Return the first line of why each graph ended before the function did, and the line of the function."""
+    """Return the first line of why each graph ended before the function did, and the line of the function.
+
+    A break ahead of all tensor operations ends no graph: where there are only such, the reasons come without lines.
+    """
     torch.compiler.reset()
+    met = torch._dynamo.utils.counters["graph_break"]
+    met.clear()
     with _quiet():
         explained = torch._dynamo.explain(function)(*arguments)
     reasons = []
@@ -64,7 +69,7 @@ def break_reasons(function: Callable[..., Any], *arguments: Any) -> list[str]:
         place = why.user_stack[-1] if why.user_stack else None
         said = why.reason.strip().splitlines()[0]
         reasons.append(f"{said} – at: {place.line}" if place is not None else said)
-    return reasons
+    return reasons or [why.strip().splitlines()[0] for why in met]
 
 
 def cpp_compiler() -> str | None:
