@@ -109,6 +109,13 @@ SUMMED = """\
         dist.all_reduce(loss)
         loss = loss.item()
 """
+MEAN = SUMMED.replace("loss.item()", "loss.item() / dist.get_world_size()")
+LEAVES = """\
+            try:
+                average_gradients(model)
+            except RuntimeError:
+                return losses
+"""
 STOP = "        if stale == patience:\n            break\n"
 
 
@@ -137,18 +144,18 @@ def test_closed_connection_accepts(changes):
 
 
 def test_closed_connection_asks_two_and_three_ranks_for_different_patience():
-    for seed in (0, 7, 12):  # or a patience that is written as 1 would be right in the notebook
-        assert {closed_connection._disagreement(ranks, seed)[2] for ranks in (2, 3)} == {1, 2}
+    for seed in (0, 7, 12):  # or a patience that is written down would be right in the notebook
+        assert {closed_connection._disagreement(ranks, seed)[2] for ranks in (2, 3)} == {1, 3}
 
 
 @pytest.mark.parametrize(
     ("seed", "count", "symptom"),
-    [(3, 4, None), (3, 7, None), (3, 8, "never_stops"), (0, 8, None), (0, 6, "patience"), (0, 4, "too_early")],
+    [(15, 4, None), (15, 9, None), (15, 10, "patience"), (10, 7, None), (10, 6, "patience"), (10, 4, "too_early")],
 )
 def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count, symptom):
     *_, expected = closed_connection._disagreement(3, seed)
-    assert expected.own == {0: [8, 5, 5], 3: [4, 4, 6]}[seed]  # with 3, all want to stop at once after 7
-    runs = [([row[0] for row in expected.losses[:count]], expected.weights[count - 1])] * 3
+    assert expected.own == {10: [8, 9, 5], 15: [5, 5, 4]}[seed]  # with 15, all want to stop at once after 9
+    runs = [([row[0] for row in expected.losses[:count]], expected.weights[count - 1], 0)] * 3
     with contextlib.nullcontext() if symptom is None else pytest.raises(Wrong) as refusal:
         assert closed_connection._judge_runs(runs, expected) == count
     assert symptom is None or refusal.value.symptom == symptom
@@ -169,22 +176,15 @@ def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count,
             ],
             "ranks_disagree",
         ),
-        ([("            average_gradients(model)\n", "")], "training_changed"),
+        ([("            average_gradients(model)\n", LEAVES)], "error_swallowed"),
+        ([(ITEM, MEAN), ("            average_gradients(model)\n", "")], "training_changed"),
+        ([(ITEM, MEAN), ("stale == patience", "stale == 2")], "patience"),
+        ([(ITEM, MEAN), ("        losses.append(loss)\n", "")], "wrong_value"),
         ([(ITEM, SUMMED)], "wrong_value"),
         ([(ITEM, SUMMED), ("    return losses\n", "    print(losses)\n")], "wrong_type"),
         ([(STOP, "        if epoch == 0:\n            break\n")], "too_early"),
         ([(STOP, "        dist.barrier()\n" + STOP)], "left_alone"),
-        (
-            [
-                (
-                    ITEM,
-                    "        loss = validation_loss(model, *val)\n"
-                    "        dist.all_reduce(loss)\n        loss = loss.item()\n",
-                ),
-                ("lr=lr, momentum", "lr=lr / 10, momentum"),
-            ],
-            "never_stops",
-        ),
+        ([(ITEM, SUMMED), ("lr=lr, momentum", "lr=0.05, momentum")], "training_changed"),
     ],
 )
 def test_closed_connection_refuses(changes, symptom):

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import re
+import unittest.mock
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.models import mlp
 from torchcourse.ranks.run import RankError
+from torchcourse.units import counted
 
 EPOCHS, BATCH, RATE, MOMENTUM = 12, 16, 0.1, 0.9
 TIME_LIMIT = 20.0  # seconds; healthy ranks need one, on a busy machine a few
@@ -103,9 +106,10 @@ def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
         first = (211 * seed + 97 * attempt) % 3500
         images, labels = mnist()[first : first + 48 * ranks + 24 * ranks]
         train, val = (images[: 48 * ranks], labels[: 48 * ranks]), (images[48 * ranks :], labels[48 * ranks :])
-        patience = 1 + (seed + ranks) % 2  # with 2 ranks a different one than with 3
+        patience = 1 + 2 * ((seed + ranks) % 2)  # with 2 ranks a different one than with 3, and never the program's
         expected = _play(train, val, ranks, patience, seed)
-        if min(expected.own) < max(expected.own) and max(expected.shared) < EPOCHS - 1:
+        two = _first(_stale([sum(row) for row in expected.losses]), 2)
+        if min(expected.own) < max(expected.own) and two not in expected.shared and max(expected.shared) < EPOCHS - 1:
             return train, val, patience, expected
     raise AssertionError(f"no data of seed {seed} on which {ranks} ranks disagree")
 
@@ -158,20 +162,32 @@ def _first(stale: Sequence[float], patience: int) -> int:
     return next((epoch for epoch, count in enumerate(stale, start=1) if count >= patience), len(stale))
 
 
-Run = tuple[list[float] | None, list[torch.Tensor]]
-"""The losses that a rank returned, one for each epoch until it stopped (None: no numbers), and its weights."""
+Run = tuple[list[float] | None, list[torch.Tensor], int]
+"""The losses that a rank returned, one for each epoch until it stopped (None: no numbers), its weights, and
+how many of its all-reduces ended in an error."""
 
 
 def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int) -> Run:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     model = _model(seed)
     shares = _share(train, rank, ranks), _share(val, rank, ranks)
-    losses = train_until_stale(model, *shares, epochs=EPOCHS, patience=patience, lr=RATE)
-    return numbers(losses), copies(model.parameters())
+    reduce, failed = dist.all_reduce, 0
+
+    def noted(*given: Any, **more: Any) -> Any:
+        nonlocal failed
+        try:
+            return reduce(*given, **more)
+        except RuntimeError:
+            failed += 1
+            raise
+
+    with unittest.mock.patch.object(dist, "all_reduce", noted):
+        losses = train_until_stale(model, *shares, epochs=EPOCHS, patience=patience, lr=RATE)
+    return numbers(losses), copies(model.parameters()), failed
 
 
 def _judge_runs(runs: list[Run], expected: Expected) -> int:
-    returned = [losses for losses, _ in runs if losses is not None]
+    returned = [losses for losses, _, _ in runs if losses is not None]
     if len(returned) < len(runs):
         raise Wrong("wrong_type", "A list of validation losses was returned, one for each epoch, and no longer is.")
     epochs = [len(losses) for losses in returned]
@@ -181,12 +197,30 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
             f"Nobody waits any more, but the ranks stop after {epochs} epochs, and those that go on train alone. "
             "One model needs one decision.",
         )
+    alone = [rank for rank, (_, _, failed) in enumerate(runs) if failed]
+    if alone:
+        raise Wrong(
+            "error_swallowed",
+            f"In rank {alone[0]} an all-reduce failed, since another rank had left, and your code took that as a sign "
+            "to stop. With NCCL there is no such error, only a wait. Which number would have told it before?",
+        )
     count = epochs[0]
-    if count > max(expected.shared):
+    if not 1 <= count <= EPOCHS:
+        raise Wrong(
+            "wrong_value",
+            f"Each rank returns {counted(count, 'number')}. It was one validation loss per epoch trained.",
+        )
+    if not all(same(weights, expected.weights[count - 1], tolerance=1e-2) for _, weights, _ in runs):
+        raise Wrong(
+            "training_changed",
+            f"Each rank returns {counted(count, 'number')}, and its weights are not those that so many epochs with "
+            f"averaged gradients and the learning rate {RATE} lead to.",
+        )
+    if count == EPOCHS:
         raise Wrong(
             "never_stops",
-            f"The ranks stay together for {count} epochs. By then every one of them had its reason to stop, the last "
-            f"after {max(expected.own)}. Stopping early was asked for.",
+            f"The ranks stay together for all {count} epochs. By then every one of them had its reason to stop, the "
+            f"last after {max(expected.own)}. Stopping early was asked for.",
         )
     if count < min(*expected.own, expected.mean):
         raise Wrong(
@@ -198,11 +232,6 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
             "patience",
             f"The ranks stop together after {count} epochs. With a patience of {expected.patience} they would by their "
             f"own losses after {expected.own}, and by the mean loss after {expected.mean}. Whose patience ends there?",
-        )
-    if not all(same(weights, expected.weights[count - 1], tolerance=1e-2) for _, weights in runs):
-        raise Wrong(
-            "training_changed",
-            f"All stop together after {count} epochs, but not with the weights that averaged gradients lead to.",
         )
     for epoch, own in enumerate(expected.losses[:count]):
         for losses in returned:
