@@ -14,6 +14,7 @@ LABELS = "torch.tensor(labels[: len(images)])"
 SKIP = "            continue\n"
 DELETED = "        except OSError:\n            del labels[len(images)]\n"
 CATCH = "        except OSError:  # the scanner sometimes leaves an unreadable file\n"
+OPENED = "            images.append(torch.tensor(asarray(Image.open(path))) / 255)\n"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,13 @@ def test_idle_since_tuesday_accepts(changes):
         ([(CATCH + SKIP, DELETED), (f", {LABELS}", "")], "wrong_type"),
         ([(CATCH + SKIP, DELETED), (" / 255", " / 256")], "pixels_changed"),
         ([(SKIP, "            raise\n")], "stops"),
+        (  # opened, and not read: the header of a file can be whole
+            [
+                (OPENED, "            scan = Image.open(path)\n"),
+                (CATCH + SKIP, DELETED + SKIP + OPENED.replace("Image.open(path)", "scan")[4:]),
+            ],
+            "stops",
+        ),
         ([("    return torch.stack", "    assert len(images) == len(rows)\n    return torch.stack")], "stops"),
     ],
 )
@@ -248,6 +256,7 @@ def test_good_only_in_crowds_accepts_batch_norm_for_each_scanner(layer, seed):
             ],
             "shared_numbers",
         ),
+        ([(STATISTICS, "pixels.sub_(pixels.mean(dim=1, keepdim=True)).div_(pixels.std())")], "inputs_changed"),
         ([(STATISTICS, "(pixels - 30) / 70"), ("lr=0.02", "lr=0.005")], "training_changed"),
     ],
 )

@@ -3,6 +3,7 @@
 import pytest
 
 from clinic_repairs import broken, parts
+from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from verdicts import accepted, refused
 
@@ -82,6 +83,10 @@ def test_learns_then_forgets_takes_a_closure():
             [(BACKWARD, "        optimizer.param_groups[0]['weight_decay'] = 0.1\n" + ZERO + BACKWARD)],
             "training_changed",
         ),
+        (
+            [(BACKWARD, "        optimizer.param_groups[0]['momentum'] = 0.9\n" + ZERO + BACKWARD)],
+            "training_changed",
+        ),
         ([(BACKWARD, "        if count:\n    " + ZERO + BACKWARD)], "second_epoch"),
         (
             [(BACKWARD, "        loss = loss + 1e-3 * model[-1].weight.square().sum()\n" + ZERO + BACKWARD)],
@@ -97,6 +102,13 @@ def test_learns_then_forgets_takes_a_closure():
 )
 def test_learns_then_forgets_refuses(changes, symptom):
     refused(repair("learns_then_forgets", *broken("learns_then_forgets", *changes)), symptom)
+
+
+def test_learns_then_forgets_speaks_of_no_step_before_the_first():
+    wiped = BACKWARD + "        for p in model.parameters():\n            p.data.zero_()\n"
+    checked = repair("learns_then_forgets", *broken("learns_then_forgets", (BACKWARD, wiped)))
+    refused(checked, "training_changed")
+    assert checked.message.startswith("Your code changes the weights before the first step.")
 
 
 def test_learns_then_forgets_refuses_sums_that_survive_the_call():
@@ -204,6 +216,11 @@ def test_big_batch_diverges_accepts(changes):
 )
 def test_big_batch_diverges_refuses(changes, symptom):
     refused(repair("big_batch_diverges", *broken("big_batch_diverges", *changes)), symptom)
+
+
+def test_big_batch_diverges_takes_a_share_in_float32_for_one_in_float64():
+    in_32_bits = BACKWARD, "        loss.backward(torch.tensor(1 / accumulate))\n"
+    assert clinic.symptom("big_batch_diverges", *broken("big_batch_diverges", in_32_bits), seed=1) is None
 
 
 def test_a_learning_rate_is_told_only_what_is_true_of_it():

@@ -63,6 +63,21 @@ def test_swelling_run_accepts_detached_losses_and_says_what_they_hold():
         ([(PROBED, NO_GRAD)], "graph_grows"),
         ([(RUNNING, "        running += loss.item()\n"), (PROBED, "")], "wrong_value"),
         ([(RUNNING, "        running = loss.item()\n"), (PROBED, NO_GRAD)], "wrong_value"),
+        (  # each sample alike, where it was each batch
+            [
+                (RUNNING, "        running += loss.item() * len(images) * len(loader) / len(loader.dataset)\n"),
+                (PROBED, NO_GRAD),
+            ],
+            "wrong_value",
+        ),
+        (
+            [
+                (FLAT, "        torch.set_grad_enabled(True)\n" + FLAT),
+                (RUNNING, "        running += loss.item()\n"),
+                (PROBED, "        torch.set_grad_enabled(False)\n" + PROBED),
+            ],
+            "grad_off",
+        ),
         (
             [
                 (RUNNING, "        running += loss.item()\n"),

@@ -17,6 +17,7 @@ BORROWED = (  # the value of the one, the gradient of the other
     "    return F.cross_entropy(outputs, labels).detach() + sick - sick.detach()"
 )
 WITH_GRAPH = "    return model(images).softmax(1)\n"
+SHARES = "\n        return e / e.sum(1, keepdim=True)\n"
 MODEL_OF_IMAGES = "        return model(images)\n"
 
 
@@ -65,6 +66,7 @@ def test_loss_with_a_floor_accepts(changes):
         ([(LOSS, "return F.nll_loss(outputs.log(), labels)")], "unstable"),
         ([(LOSS, "return F.nll_loss((outputs + 1e-8).log(), labels)")], "unstable"),
         ([(SOFTMAX, WITHOUT)], "no_probabilities"),
+        ([(SOFTMAX, WITHOUT), (MODEL_OF_IMAGES, f"        e = model(images).exp(){SHARES}")], "unstable"),
         ([(SOFTMAX, WITHOUT), (MODEL_OF_IMAGES, "        return model(images).softmax(0)\n")], "no_probabilities"),
         ([(MODEL_OF_IMAGES, "        return model(images).softmax(1)\n")], "still_there"),
         (
@@ -79,6 +81,13 @@ def test_loss_with_a_floor_accepts(changes):
 )
 def test_loss_with_a_floor_refuses(changes, symptom):
     refused(repair("loss_with_a_floor", *broken("loss_with_a_floor", *changes)), symptom)
+
+
+def test_loss_with_a_floor_says_of_shares_that_they_add_up_to_one():
+    divided = MODEL_OF_IMAGES, f"        e = model(images){SHARES}"
+    checked = repair("loss_with_a_floor", *broken("loss_with_a_floor", (SOFTMAX, WITHOUT), divided))
+    refused(checked, "no_probabilities")
+    assert "adds up to 1 per row, and goes from " in checked.message
 
 
 def test_parts_that_have_another_name_or_none_are_taken_for_what_they_are_handed_in_as():
@@ -97,6 +106,11 @@ def make_optimizer(model, lr):
     new = [p for p in model.parameters() if not any(p is q for q in old)]
     return torch.optim.SGD([{"params": new}, {"params": old, "lr": 0.1 * lr}], lr=lr, momentum=0.9)
 """
+BY_NAME = """
+def make_optimizer(model, lr):
+    groups = [{"params": [p], "lr": lr / 10 if "backbone" in name else lr} for name, p in model.named_parameters()]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+"""
 
 
 def test_head_that_sleeps_accepts():
@@ -110,6 +124,7 @@ def test_head_that_sleeps_accepts():
     [
         (broken("head_that_sleeps", ('"fc"', '"head"')), "left_out"),
         (broken("head_that_sleeps", ("lr / 10", "lr")), "still_there"),
+        (parts("head_that_sleeps", BY_NAME), "learning_rate"),
         (parts("head_that_sleeps", NEW.replace(', "lr": 0.1 * lr', "")), "one_rate"),
         (parts("head_that_sleeps", NEW.replace("0.1 * lr", "0.5 * lr")), "learning_rate"),
         (parts("head_that_sleeps", NEW.replace('{"params": new}', '{"params": new, "lr": 10 * lr}')), "learning_rate"),
@@ -174,7 +189,7 @@ def test_loss_that_stands_still_accepts(changes):
             "old_layer",
         ),
         ([(RETURN, "    model[-1].requires_grad_(False)\n" + RETURN)], "head_frozen"),
-        ([(REPLACE, ""), (FREEZE, REPLACE + FREEZE), ("lr=lr", "lr=lr / 10")], "learning_rate"),
+        ([(REPLACE, ""), (FREEZE, FREEZE + REPLACE), ("lr=lr", "lr=0.05")], "learning_rate"),
         (
             [(REPLACE, ""), ("    trainable", REPLACE + "    trainable"), ("=0.9", "=0.9, dampening=0.5")],
             "other_optimizer",
@@ -191,3 +206,10 @@ def test_loss_that_stands_still_accepts(changes):
 )
 def test_loss_that_stands_still_refuses(changes, symptom):
     refused(repair("loss_that_stands_still", *broken("loss_that_stands_still", *changes)), symptom)
+
+
+def test_loss_that_stands_still_names_what_of_the_new_layer_the_optimizer_lacks():
+    weight_alone = [(REPLACE, ""), (FREEZE, FREEZE + REPLACE), ("SGD(trainable", "SGD(trainable[:1]")]
+    checked = repair("loss_that_stands_still", *broken("loss_that_stands_still", *weight_alone))
+    refused(checked, "still_there")
+    assert "holds 1 tensor, and of the new layer's these are not among them: bias." in checked.message

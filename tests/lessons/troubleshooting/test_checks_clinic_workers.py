@@ -62,6 +62,10 @@ EXIT = "sys.exit(2)"
 LINES = "        self.lines = Path(path).read_text().splitlines()\n"
 GET = "        return parse_record(self.lines[index])\n"
 RAISE = (EXIT, 'raise ValueError("a bad record")')
+COUNTED = (
+    "        lines = Path(path).read_text().splitlines()\n        self.lines = [x for x in lines if len(x) == 1570]\n"
+    "        print(len(lines) - len(self.lines), 'left out')\n"
+)
 FILTERED = LINES + "        good = [x for x in self.lines if len(x) == 1570]\n"
 COLLATE = (
     "num_workers=2",
@@ -98,6 +102,7 @@ def test_details_are_lost_accepts(changes):
         ([("num_workers=2", "num_workers=1")], "still_there"),
         ([("num_workers=2", "num_workers=0")], "program_ends"),
         ([RAISE], "still_stops"),
+        ([(LINES, COUNTED), ("int(label)", "label")], "dtype"),
         ([("    if len(values)", "    values = values.ljust(784, bytes(1))\n    if len(values)")], "invented_image"),
         ([RAISE, (GET, TRY + "return torch.zeros(784), 0\n")], "invented_image"),
         ([RAISE, (GET, TRY + "return self[(index + 1) % len(self)]\n")], "sample_twice"),
@@ -200,6 +205,7 @@ def by_worker(what):
     "changes",
     [
         by_worker("torch.utils.data.get_worker_info().seed"),
+        [(DRAW, "        brightness = 0.5 + torch.rand(1)\n")],  # a tensor with a dimension more
         [(DRAW, "        brightness = np.random.uniform(0.5, 1.5)\n")],  # which PyTorch seeds in each worker
         [  # reseeded when a worker starts
             (
@@ -254,3 +260,10 @@ def test_augmentation_adds_nothing_accepts(changes):
 )
 def test_augmentation_adds_nothing_refuses(changes, symptom):
     refused(repair(JITTER, *broken(JITTER, *changes)), symptom)
+
+
+def test_augmentation_adds_nothing_says_that_the_labels_are_different_ones():
+    scaled = [(DRAW, "        brightness = 0.5 + torch.rand(()).item()\n"), ("self.labels[index],", "0 * index,")]
+    checked = repair(JITTER, *broken(JITTER, *scaled))
+    refused(checked, "samples_lost")
+    assert "images with 1 different labels." in checked.message

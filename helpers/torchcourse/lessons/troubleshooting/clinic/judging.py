@@ -36,11 +36,13 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
     if program.is_untouched:
         raise NotDone("The program is still as it was admitted.")
     try:
-        with program.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()), time_limit(TIME_LIMIT):
-            with torch.enable_grad():  # whatever a part leaves behind, the next one finds autograd as it was
-                healed = case.judge(program, seed)
-                _refuse_autograd_off()
-            return healed
+        quietly = contextlib.redirect_stdout(io.StringIO())
+        # Whatever a part leaves behind, the next one finds autograd as it was.
+        with program.lend_names(), one_thread(), quietly, time_limit(TIME_LIMIT), torch.enable_grad():
+            try:
+                return case.judge(program, seed)
+            finally:
+                _refuse_autograd_off()  # an error, too, may come of it
     except TimeIsUp as end:
         text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end? If so, "
         raise Wrong("endless", f"{text}it is too slow.{still_at(end)}") from None

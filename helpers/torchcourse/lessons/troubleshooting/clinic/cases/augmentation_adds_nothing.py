@@ -107,13 +107,17 @@ def _fetch(jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, 
 
 def _joined(loader: Iterable[Epoch]) -> Epoch:
     images, labels, factors = (torch.cat(column) for column in zip(*loader, strict=True))
-    return images, labels, factors
+    return images, labels, factors.flatten()
 
 
 def _judge_data(epochs: list[Epoch], count: int) -> None:
     for images, labels, factors in epochs:
         if sorted(labels.tolist()) != list(range(count)):
-            raise Wrong("samples_lost", f"An epoch brings {len(labels.unique())} of {count} images.")
+            raise Wrong(
+                "samples_lost",
+                f"An epoch brings {len(images)} images with {len(labels.unique())} different labels. It was each of "
+                f"the {count} images once, with its own label.",
+            )
         if not torch.allclose(images.mean(dim=(1, 2, 3)).double(), factors.double(), atol=1e-5):
             raise Wrong("not_applied", "The brightness that is returned is not the one that the image got.")
     if epochs[0][1].tolist() in (list(range(count)), epochs[1][1].tolist()):

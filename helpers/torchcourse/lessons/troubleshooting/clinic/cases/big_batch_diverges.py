@@ -146,7 +146,7 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
         if any(abs(value - rate) > 1e-12 for value in step.rates):
             _refuse_rate(turn, step, should, accumulate, rate)
         expect_all_learn(turn, step, should)
-        if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
+        if (step.gradient - should.gradient).norm() < 1e-6 * should.gradient.norm():  # 1 / k in float32 is as good
             continue
         ratio = (step.gradient.norm() / should.gradient.norm()).item()
         same_way = same_direction(step.gradient, should.gradient)

@@ -237,6 +237,10 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
         raise Wrong(
             "samples_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
         )
+    for rows, labels in batches:
+        kinds = [each.dtype if isinstance(each, torch.Tensor) else type(each[0]) for each in (rows, labels)]
+        if kinds != [torch.float32, torch.int64]:
+            raise Wrong("dtype", f"{case} images were float32 and labels int64; yours are {kinds[0]} and {kinds[1]}.")
     if [int(label) for _, labels in batches for label in labels] != mnist()[:count][1][order].tolist():
         raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of a different one.")
     if max(len(rows) for rows, _ in batches) != BATCH:

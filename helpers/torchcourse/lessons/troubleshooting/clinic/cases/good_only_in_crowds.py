@@ -50,7 +50,9 @@ def judge(program: Program, seed: int) -> str:
     reader = _fit(program, train, seed)
     hint = "predict() gives one whole number for each scan, its digit."
     with called_with(f"a request of {len(asked)} scans"):  # an error is the learner's own
+        came = asked.clone()
         given = copy.deepcopy(reader).predict(asked)
+        _expect_unchanged(asked, came, "predict()")
     together = tensor_of(given, [len(asked)], hint)
     if together.is_floating_point():
         raise Wrong("dtype", f"{hint} Yours are {together.dtype}.")
@@ -105,7 +107,9 @@ def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) 
     brightest = f"{len(train[0])} scans whose brightest pixel is {train[0].max().item():g}"
     with TrainingRecorder() as record, called_with(brightest):
         reader = program.DigitReader(seed)
+        came = train[0].clone()
         reader.fit(*train)
+        _expect_unchanged(train[0], came, "fit()")
     steps = 6 * -(-len(train[0]) // 32)
     if len(record.steps) != steps or any(rate != RATE for step in record.steps for rate in step.rates):
         raise Wrong(
@@ -115,6 +119,11 @@ def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) 
             "was healthy.",
         )
     return reader
+
+
+def _expect_unchanged(scans: torch.Tensor, came: torch.Tensor, who: str) -> None:
+    if not torch.equal(scans, came):
+        raise Wrong("inputs_changed", f"{who} changes the scans that it is given, which belong to the caller.")
 
 
 def _answers(reader: Any, requests: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -41,7 +41,7 @@ def judge(program: Program, seed: int) -> str:
     """Ask for the optimizer of three models whose new parts have other names, and look into its groups."""
     rate = 0.02 * (1 + seed % 4)
     torch.manual_seed(seed)
-    for names in (["head"], ["neck", "head"], ["norm", "classifier"]):
+    for names in (["head"], ["neck", "head"], ["norm", "post_backbone"]):
         model = _model(names, 4 + seed % 3)
         with called_with(f"a model of the parts backbone, {', '.join(names)}"):
             optimizer = program.make_optimizer(model, rate)

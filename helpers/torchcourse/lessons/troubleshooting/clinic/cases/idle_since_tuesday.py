@@ -15,6 +15,7 @@ from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.units import counted
 
 SHOWN = 10  # images at once
 
@@ -42,16 +43,23 @@ def judge(program: Program, seed: int) -> str:
     """Load two folders with unreadable files at other places, and compare each pair with what was exported."""
     count = 120 + 10 * (seed % 5)
     places = (41 + seed, count - 30), (0, 17 + 2 * seed, 18 + 2 * seed, count - 1)
-    for unreadable in places:
-        _compare(*_loaded(program, count, unreadable), count, unreadable)
+    for share, unreadable in zip((0.0, 0.5), places, strict=True):
+        _compare(*_loaded(program, count, unreadable, share), count, unreadable)
     return (
         "Healed: in two folders, with unreadable files in front, in a row and at the end, each scan has its own label."
     )
 
 
-def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _loaded(
+    program: Program, count: int, unreadable: tuple[int, ...], share: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     with tempfile.TemporaryDirectory() as name:
+        program.export(Path(name), count, ())
+        whole = _contents(Path(name))
         program.export(Path(name), count, unreadable)
+        if share:  # such a file can be opened, and its pixels cannot be read
+            for file in (f"{number:04}.png" for number in unreadable):
+                Path(name, file).write_bytes(whole[file][: int(share * len(whole[file]))])
         before = _contents(Path(name))
         try:
             with called_with(
@@ -117,7 +125,7 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
     if wrong:
         raise Wrong(
             "still_there",
-            f"{case} {len(wrong)} scans have a wrong label, the first of them at position {wrong[0]}. "
+            f"{case} {counted(len(wrong), 'scan')} with a wrong label, the first of them at position {wrong[0]}. "
             "Which label belongs to the scan before it, and which to the scan after it?",
         )
 

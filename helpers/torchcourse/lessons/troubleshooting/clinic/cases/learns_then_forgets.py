@@ -56,16 +56,17 @@ def judge(program: Program, seed: int) -> str:
     data = f"{batches} batches of {size} samples, the last of {size - 3}; each has 12 numbers and one of 4 labels"
     with called_with(data):
         right, given = (
-            train_copy(epoch, start, loader, rate, momentum=0.9) for epoch in (_plain_epoch, program.train_epoch)
+            train_copy(epoch, start, loader, rate, momentum=0.8) for epoch in (_plain_epoch, program.train_epoch)
         )
     expect_steps(given, right)
     for turn, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
         if not torch.allclose(given.weights[turn - 1], right.weights[turn - 1], rtol=1e-4, atol=1e-6):
-            raise Wrong(
-                "training_changed",
-                f"The gradient of step {turn - 1} is right, and the weights after it are not those that the "
-                "caller's optimizer gives with it. Are its settings or its memory of earlier steps changed?",
+            before = (
+                f"The gradient of step {turn - 1} is right, and the weights after it are not those that the caller's "
+                "optimizer gives with it. Are its settings or its memory of earlier steps changed?"
             )
+            first = "Your code changes the weights before the first step. Only the optimizer's step was to do that."
+            raise Wrong("training_changed", before if turn > 1 else first)
         _compare(turn, step, expected, rate, [before.gradient for before in right.steps[: turn - 1]])
     expect_training_mode(given)
     expect_left_in_training_mode(given)
@@ -80,7 +81,7 @@ def judge(program: Program, seed: int) -> str:
         )
     with called_with(f"{data}; two epochs"):
         right, given = (
-            train_copy(_two_of(epoch), start, loader, rate, momentum=0.9)
+            train_copy(_two_of(epoch), start, loader, rate, momentum=0.8)
             for epoch in (_plain_epoch, program.train_epoch)
         )
     _judge_second_epoch(given, right, batches)

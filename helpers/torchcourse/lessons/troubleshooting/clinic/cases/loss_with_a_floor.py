@@ -52,6 +52,7 @@ def judge(program: Program, seed: int) -> str:
             f"{given.item():.1f}. The logarithm of a rounded probability: is there a function that takes both in "
             "one?",
         )
+    _judge_probabilities(program, model, images)
     return (
         "Healed: the loss is that of one softmax, also for very sure answers, and the probabilities still add up to 1."
     )
@@ -115,11 +116,21 @@ def _judge_probabilities(program: Program, model: nn.Module, images: torch.Tenso
         return
     if torch.allclose(given, right.softmax(1), atol=1e-5):
         raise Wrong("twice_elsewhere", "The training is right; now probabilities() makes two softmaxes out of one.")
+    if not given.isfinite().all():
+        raise Wrong(
+            "unstable",
+            f"The loss is right, but where the network is very sure probabilities() holds {int(given.isnan().sum())} "
+            "times NaN: the exponential of a large logit is infinite. Is there a function that does without it?",
+        )
     sums = given.sum(1)
+    said = f"adds up to {sums.min().item():.2f} to {sums.max().item():.2f} per row"
+    if torch.allclose(sums, torch.ones(()), atol=1e-3):
+        said = f"adds up to 1 per row, and goes from {given.min().item():.2f} to {given.max().item():.2f}: it is not "
+        said += "how probable the network takes each class to be"
     raise Wrong(
         "no_probabilities",
-        f"The training is right, but what probabilities() returns adds up to {sums.min().item():.2f} to "
-        f"{sums.max().item():.2f} a row, or belongs to other classes. Who turned outputs into probabilities before?",
+        f"The training is right, but what probabilities() returns {said}. Who turned outputs into probabilities "
+        "before?",
     )
 
 
