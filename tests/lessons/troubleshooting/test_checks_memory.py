@@ -292,6 +292,29 @@ def keeps_errors(attempt, limit):
     return bisect(keeping, limit)
 
 
+def reads_the_message(attempt, limit):
+    low, high = 0, limit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            attempt(middle)
+            low = middle
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            high = middle
+    return low
+
+
+def remembers(known):
+    def learner(attempt, limit):
+        if limit not in known:
+            known[limit] = bisect(attempt, limit)
+        return known[limit]
+
+    return learner
+
+
 def catches_all(attempt, limit):
     def any_error(size):
         try:
@@ -310,7 +333,7 @@ def forget():
     gc.collect()
 
 
-@pytest.mark.parametrize("learner", [bisect, double_then_bisect, in_a_variable])
+@pytest.mark.parametrize("learner", [bisect, double_then_bisect, in_a_variable, reads_the_message])
 def test_find_batch_size_accepts(learner):
     accepted(check.find_batch_size(learner))
 
@@ -330,6 +353,8 @@ def test_find_batch_size_accepts(learner):
         (catches_all, "swallowed"),
         (lambda attempt, limit: attempt(limit), "escaped"),
         (lambda attempt, limit: bisect(attempt, 2 * limit), "outside"),
+        (lambda attempt, limit: attempt(limit / 3), "outside"),
+        (remembers({}), "remembered"),
         (lambda attempt, limit: None, "no_number"),
     ],
 )
@@ -417,6 +442,7 @@ def test_accumulate_accepts(learner):
         (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, 2), "parts"),
         (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, len(x) // 8), "parts"),
         (lambda model, *rest: accumulate(model.eval(), *rest), "mode_left_changed"),
+        (lambda model, *rest: accumulate(model.eval(), *rest) or model.train(), "evaluation_mode"),
         (in_16_bits, "other_precision"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),
     ],

@@ -124,15 +124,20 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
     weights = copies(model.parameters())
     passes: list[int] = []
     autocast: list[bool] = []
+    training: list[bool] = []
     plain = _peak(model, lambda: loss_fn(model(x), y).backward())
     right = _gradients(model)
     model.zero_grad()
     first = next(layer for layer in model if isinstance(layer, nn.Linear))
-    hook = first.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
-    watch = first.register_forward_pre_hook(lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
+
+    def note(layer: nn.Module, given: tuple[torch.Tensor]) -> None:
+        passes.append(len(given[0]))
+        autocast.append(torch.is_autocast_enabled("cpu"))
+        training.append(layer.training)
+
+    hook = first.register_forward_pre_hook(note)
     peak = _peak(model, lambda: learner(model, loss_fn, x, y, parts))
     hook.remove()
-    watch.remove()
     where = f"{samples} samples in {parts} parts"
     if not same(copies(model.parameters()), weights):
         raise Wrong(
@@ -141,6 +146,12 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
     if not model.training:
         raise Wrong(
             "mode_left_changed", f"{where}: the model is in evaluation mode afterwards, and it was in training."
+        )
+    if not all(training):
+        raise Wrong(
+            "evaluation_mode",
+            f"{where}: the model is in evaluation mode while it computes the gradients, and it came in training mode: "
+            "with dropout or BatchNorm they would be those of another network.",
         )
     if any(autocast):
         raise Wrong(

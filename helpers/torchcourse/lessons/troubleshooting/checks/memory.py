@@ -273,13 +273,16 @@ class _Room:
             raise Wrong(
                 "too_many_tries", f"200 tries for a limit of {self.limit}, and no end. Each try could halve it."
             )
-        if not 1 <= size <= self.limit:
-            raise Wrong("outside", f"You tried a batch of {size}. Sizes go from 1 to the limit, here {self.limit}.")
+        if not 1 <= size <= self.limit or size != int(size):
+            raise Wrong(
+                "outside",
+                f"You tried a batch of {size}. Sizes are whole numbers from 1 to the limit, here {self.limit}.",
+            )
         self._note_what_is_held()
         result = torch.zeros(size, 256)
         (self._failed if size > self.most else self._results).append(weakref.ref(result))
         if size > self.most:
-            raise torch.OutOfMemoryError(f"{size} samples do not fit.")
+            raise torch.OutOfMemoryError(f"The device is out of memory: {size} samples do not fit.")
         return result
 
     def _note_what_is_held(self) -> None:
@@ -316,11 +319,16 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
 
 
 def _swallows(learner: Callable) -> bool:
+    tried = []
+
     def broken(size: int) -> None:
+        tried.append(size)
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({size}x784 and 256x10)")
 
     try:
         learner(broken, 64)
     except RuntimeError:
         return False
+    if not tried:
+        raise Wrong("remembered", "With a limit of 64, which it had before, your function tries nothing any more.")
     return True
