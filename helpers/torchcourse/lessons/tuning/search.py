@@ -43,7 +43,7 @@ def begin(objective: Objective, settings: Settings) -> Iterator[Any]:
 
 
 def _own(value: Any) -> Any:
-    """Return a copy of dicts and lists, and of those in them; all else, such as a data set, as it is."""
+    """Return a copy of dicts and lists, and of those in them; all else, such as a dataset, as it is."""
     if type(value) is dict:
         return {name: _own(each) for name, each in value.items()}
     return [_own(each) for each in value] if type(value) is list else value
