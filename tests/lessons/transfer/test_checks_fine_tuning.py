@@ -66,6 +66,11 @@ def with_the_constants_of_mnist(body, pixels, top):
     return extract(body, MNIST_SCALING(pixels, top))
 
 
+@torch.no_grad()
+def in_half_precision(body, pixels, top):
+    return body.eval().half()(body.scaling(pixels, top).half()).float()
+
+
 def then_in_training_mode(body, pixels, top):
     out = by_the_package(body, pixels, top)
     body.train()
@@ -93,6 +98,7 @@ def as_inference(body, pixels, top):
         ),
         (with_the_constants_of_mnist, "scaling"),
         (then_in_training_mode, "left_in_training_mode"),
+        (in_half_precision, "weights_changed"),
         (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "wrong_value"),
         (lambda *given: (lambda out: (out - out.mean(0)) / out.std(0))(by_the_package(*given)), "not_finite"),
         (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
@@ -312,6 +318,10 @@ def learning(model):
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
+def of_the_outer_layers(model):
+    return [p for layer in model.body.children() for p in layer.parameters(recurse=False) if p.requires_grad]
+
+
 def a_group_each(model, body_rate, head_rate):
     return [
         {"params": p, "lr": head_rate if name.startswith("head.") else body_rate}
@@ -349,6 +359,7 @@ def test_right_rates(answer):
         (lambda m, b, h: groups(m, b, h, head=list(m.head.parameters())), "frozen_included"),
         (lambda m, b, h: groups(m, b, h)[1:], "missing"),
         (lambda m, b, h: groups(m, b, h, head=[m.head.weight]), "missing"),
+        (lambda m, b, h: groups(m, b, h, body=of_the_outer_layers(m)), "missing"),
         (lambda m, b, h: groups(m, b, h, body=[p for p in m.parameters() if p.requires_grad]), "twice"),
         (lambda m, b, h: groups(m, h, b), "swapped"),
         (lambda m, b, h: groups(m, h, h), "one_rate"),
@@ -544,6 +555,7 @@ def apart(one, other):
         (steadiest, "median"),
         (without_the_best, "best_left_out"),
         (step_by_step, "step_by_step"),
+        (lambda a, s, m: min((n for n in a if paired(a[max(s, key=s.get)], a[n]).high < m), key=s.get), "dearest"),
         (takes_the_best_out, "inputs_changed"),
         (in_order, "sorted"),
         (ends(lambda best, v: abs(best - v).mean() + 2.1315 * abs(best - v).std(ddof=1) / 4), "absolute"),

@@ -95,6 +95,16 @@ class Kept(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias) + self.scale * added
 
 
+class Listed(Own):
+    """Holds its two parameters in a list, where no module looks for any."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.parts = [self.__dict__["_parameters"].pop(name) for name in ("down", "up")]
+
+    down, up = (property(lambda self, at=at: self.parts[at], lambda self, part: None) for at in (0, 1))
+
+
 class Boxed(nn.Module):
     """The package's layer inside."""
 
@@ -107,6 +117,10 @@ class Boxed(nn.Module):
 @pytest.mark.parametrize("answer", [LoRALinear, type("OwnLoRA", (LoRALinear,), {}), Boxed])
 def test_an_adapter_of_the_package_is_not_the_learners_own(answer):
     refused(check.own_lora(answer), "library_call")
+
+
+def test_parameters_that_no_module_has_are_not_found():
+    refused(check.own_lora(Listed), "no_parameters")
 
 
 @pytest.mark.parametrize("answer", [Own, Product, Kept])
@@ -490,6 +504,13 @@ def as_the_colleague_freezes(model, stages, train_stage):
         train_stage(DistributedDataParallel(model))
 
 
+def weights_without_biases(model, stages, train_stage):
+    freeze(model)
+    for name in stages:
+        model.get_submodule(name).weight.requires_grad_(True)
+        train_stage(DistributedDataParallel(model))
+
+
 def by_attributes(model, stages, train_stage):
     freeze(model)
     for name in stages:
@@ -524,6 +545,7 @@ def first_stage_only(model, stages, train_stage):
         (by_the_beginning_of_names, "other_stages"),
         (taking_stages_off, "left_changed"),
         (as_the_colleague_freezes, "two_stages_only"),
+        (weights_without_biases, "other_stages"),
         (lambda model, stages, train_stage: wrapped_anew(model, stages[:2], train_stage), "two_stages_only"),
         (lambda model, stages, train_stage: wrapped_anew(model.eval(), stages, train_stage), "left_changed"),
     ],

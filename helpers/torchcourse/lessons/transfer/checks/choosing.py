@@ -43,6 +43,7 @@ def _choices() -> list[Comparison]:
     failed = {"small": np.array([0.5, *none[1:]]) + 0.002, "large": none}
     steps = {"large": none, "middle": none - 0.006 + 0.001 * wave, "small": none - 0.012 + 0.001 * wave}
     mixed = {"small": luck, "large": luck[::-1] + 0.002}
+    dear = {"large": none - 0.006 + 0.001 * wave, "middle": none, "small": none - 0.012 + 0.001 * wave}
 
     def two(seeds: np.ndarray, mean: float, error: float) -> dict[str, np.ndarray]:
         """A cheap and an expensive method whose paired difference has this mean and this standard error."""
@@ -66,6 +67,7 @@ def _choices() -> list[Comparison]:
         (failed, cost, 0.01, "large", _MISLED["median"]),
         (two(none, 0.004, 0.0005), {"small": 60.0, "large": 1.0}, 0.01, "large", _MISLED["best_left_out"]),
         (steps, {name: costs[name] for name in steps}, 0.01, "middle", _MISLED["step_by_step"]),
+        (dear, {name: costs[name] for name in dear}, 0.01, "middle", _MISLED["dearest"]),
     ]
 
 
@@ -102,6 +104,8 @@ _MISLED = {
         "best_left_out": "The best method is also the cheapest here. It is one of those to choose from.",
         "step_by_step": "The second method is 0.006 below the best one, the third 0.006 below the second. The "
         "margin is 0.01. Each is compared with the best one.",
+        "dearest": "The best of three methods costs less than another one, and the cheapest is 0.012 below it. The "
+        "margin is 0.01. The best method is the one with the best mean, whatever it costs.",
         "not_cheapest": "Of the methods that are less than the margin below the best, take the one that costs least.",
     }.items()
 }

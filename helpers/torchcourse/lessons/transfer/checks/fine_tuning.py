@@ -51,18 +51,7 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
                 "inputs_changed", "The pixels are different after the call. Whoever gave them still needs them."
             )
         tensor_of(out, (30, 64), "30 pictures have features of the shape [30, 64].")
-        if any(not torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items()):
-            raise Wrong(
-                "statistics",
-                "The backbone was in training mode when you got it, and looking at pictures has changed "
-                "it: its BatchNorm layers took their mean and variance in. Which mode does not do that?",
-            )
-        if any(not parameter.requires_grad for parameter in body.parameters()):
-            raise Wrong(
-                "frozen_for_ever",
-                "The backbone's parameters got gradients before, and now they do not: whoever fine-tunes it later "
-                "trains nothing. You can do without a graph for one computation, and leave the parameters alone.",
-            )
+        _must_be_kept(body, before)
         if out.is_inference():
             raise Wrong(
                 "inference",
@@ -101,7 +90,7 @@ def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
         (("body.conv1.weight", "body.norm1.weight", "body.norm1.bias"), 2e-4, 5e-3),
         (("head.bias",), 1e-3, 1e-2),
     ):
-        model = Classifier(mnist_cnn(), num_classes=10)
+        model = Classifier(other_backbone(), num_classes=10)
         model.body.add_module("conv_head", nn.Linear(8, 8))  # EfficientNet calls the last layer of its body so
         for name in frozen:
             model.get_parameter(name).requires_grad_(False)
@@ -144,6 +133,24 @@ def prepare(learner: Callable[[torch.Tensor], torch.Tensor]) -> str:
             raise Wrong("dtype", f"The network takes numbers of the type {right.dtype}, and yours are {out.dtype}.")
         _judge_scaling(out, right, part)
     return "As in training: black is −0.42 and white 2.82, for any number of pictures, light or dark."
+
+
+def _must_be_kept(body: Backbone, before: dict[str, torch.Tensor]) -> None:
+    changed = {name for name, tensor in body.state_dict().items() if not torch.equal(tensor, before[name])}
+    if weights := sorted(changed & {name for name, _ in body.named_parameters()}):
+        raise Wrong("weights_changed", f"{weights[0]} of the backbone is different after the call. It is not yours.")
+    if changed:
+        raise Wrong(
+            "statistics",
+            "The backbone was in training mode when you got it, and looking at pictures has changed "
+            "it: its BatchNorm layers took their mean and variance in. Which mode does not do that?",
+        )
+    if any(not parameter.requires_grad for parameter in body.parameters()):
+        raise Wrong(
+            "frozen_for_ever",
+            "The backbone's parameters got gradients before, and now they do not: whoever fine-tunes it later "
+            "trains nothing. You can do without a graph for one computation, and leave the parameters alone.",
+        )
 
 
 def _traits(body: nn.Module) -> dict[str, str]:

@@ -18,7 +18,6 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
     """Train for some steps after the learner's function, and look at what has changed."""
     torch.manual_seed(0)
     model = Classifier(other_backbone(), num_classes=3).train()
-    model.body.norm2 = nn.Sequential(model.body.get_submodule("norm2"))  # a layer in a layer, as EfficientNet has them
     inputs, labels = 2 + torch.randn(12, 1, 28, 28), torch.arange(12) % 3
     right = extract(copy.deepcopy(model.body), inputs)
     before, parameters = copy.deepcopy(model.state_dict()), {name for name, _ in model.named_parameters()}
@@ -72,8 +71,12 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
 
 
 def other_backbone() -> Backbone:
-    """Return a backbone whose last layer differs from the published one's: to load that again is no answer."""
+    """Return a backbone whose last layer differs from the published one's: to load that again is no answer.
+
+    One of its layers lies in a layer, as EfficientNet's do.
+    """
     body = mnist_cnn()
+    body.norm2 = nn.Sequential(body.get_submodule("norm2"))
     with torch.no_grad():
         body.dense.weight.mul_(0.9)  # type: ignore[union-attr, operator]  # a Linear layer
     return body

@@ -238,8 +238,11 @@ def _judge_parts(layer: object, base: nn.Linear, case: str, rank: int) -> None:
             if not hasattr(layer, name):
                 has = "there is none of that name"
             raise Wrong("shape", f"{case}: `{name}` should have the shape {shape}, and {has}.")
-        if not isinstance(part, nn.Parameter):
-            raise Wrong("no_parameters", f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter?")
+        if name not in dict(layer.named_parameters()):
+            raise Wrong(
+                "no_parameters",
+                f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter of your layer?",
+            )
     learning = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
     if learning - {"down", "up"}:
         raise Wrong("not_frozen", f"{case}: {', '.join(sorted(learning - {'down', 'up'}))} would be trained, too.")

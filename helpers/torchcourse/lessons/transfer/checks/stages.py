@@ -105,9 +105,12 @@ def _in_stages(way: Callable[..., None], given: list[str]) -> Run:
 
 
 def _learning(replica: nn.Module) -> list[str]:
-    """The layers of `small_net` that learn: a wrapper puts a name of its own in front of theirs."""
-    learning = {name.rpartition(".")[0] for name, weight in replica.named_parameters() if weight.requires_grad}
-    return [layer for layer in _LAYERS if any(name.endswith(layer) for name in learning)]
+    """The layers of `small_net` that learn, or a part of one: a wrapper puts a name of its own in front of theirs."""
+    found = []
+    for layer in _LAYERS:
+        parts = [n.rpartition(".")[2] for n, p in replica.named_parameters() if f"{layer}." in n and p.requires_grad]
+        found += [layer] if len(parts) == 2 else [f"{layer}.{part}" for part in parts]
+    return found
 
 
 def _train_stage(replica: nn.Module, steps: int) -> None:
