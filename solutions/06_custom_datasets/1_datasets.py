@@ -403,9 +403,9 @@ for _size, _ahead, _threads in ((4, 2, 1), (7, 1, 2), (31, 3, 1)):
     with ThreadPoolExecutor(_threads) as _pool:
         _started = []
 
-        def _submit(*work, _pool=_pool, _started=_started):
+        def _submit(*work, _pool=_pool, _started=_started, **options):
             _started.append(work)
-            return _pool.submit(*work)
+            return _pool.submit(*work, **options)
 
         _mine, _under_way = [], []
         for _batch in batches(_set, _order, _size, default_collate, _submit, _ahead):
