@@ -50,6 +50,9 @@ def _logistic(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         (lambda out, y: (out.topk(3)[1] == y[:, None]).any(dim=1).sum(), 6, []),
         (lambda out, y: ((out[:, 0] > 0) == y.bool()).sum(), 2, []),
         (lambda out, y: (y[:, None] == y).sum(), 6, []),  # which samples have the same label
+        (lambda out, y: (out.argmax(dim=0) == y[:6]).sum(), 6, ["argmax_over_batch"]),
+        (lambda out, y: (y[:6] == torch.max(out, 0)[1]).sum(), 6, ["argmax_over_batch"]),
+        (lambda out, y: y[out.argmax(dim=0)].tolist(), 6, []),  # which sample is the plainest of its class
     ],
 )
 def test_an_answer_is_compared_with_its_own_label(count: Count, classes: int, alarms: list[str]) -> None:
@@ -69,6 +72,34 @@ def test_an_answer_is_compared_with_its_own_label(count: Count, classes: int, al
 )
 def test_classes_have_the_same_numbers_when_validating(count: Count, alarms: list[str]) -> None:
     assert names(count) == alarms
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "alarms"),
+    [
+        ([0, 1, 2, 3], [4, 5], ["classes_never_trained"]),
+        ([0, 1, 2, 3], [3, 4, 5], ["classes_never_trained"]),
+        ([0, 1, 2], [0, 1, 2, 3, 4, 5], []),  # the first task of two
+        ([0, 1, 2, 3, 4, 5], [4, 5], []),
+    ],
+)
+def test_classes_that_are_validated_on_have_been_learned(
+    trained: list[int], asked: list[int], alarms: list[str]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(12, 6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(8):
+            y = torch.tensor(trained)[torch.randint(len(trained), (16,))]
+            optimizer.zero_grad()
+            F.cross_entropy(model(CENTERS[y] / 2 + torch.randn(16, 12)), y).backward()
+            optimizer.step()
+        y = torch.tensor(asked)[torch.randint(len(asked), (60,))]
+        with torch.no_grad():
+            (model(CENTERS[y] / 2 + torch.randn(60, 12)).argmax(dim=1) == y).sum()
+    found = [alarm.name for alarm in probe.alarms()]
+    assert [name for name in found if name != "numbered_differently"] == alarms
 
 
 def test_inputs_that_were_made_to_deceive_are_no_other_numbers() -> None:

@@ -135,6 +135,17 @@ def test_rows_of_a_few_whole_numbers_are_alike_by_chance() -> None:
     assert found(slice(160, 256)) == ["validated_on_training_data"]
 
 
+@pytest.mark.parametrize(("apart", "alarms"), [(True, []), (False, ["validated_on_training_data"])])
+def test_a_rare_class_is_sampled_more_often_after_the_split(apart: bool, alarms: list[str]) -> None:
+    x, y = clouds(256)
+    rare = (y == 0).nonzero().flatten()
+    given = torch.randperm(256 + 3 * len(rare))
+    order = torch.cat([torch.arange(256), *3 * [rare]])[given] if not apart else torch.randperm(256)
+    trained, rest = order[:192], order[192:]
+    validated = torch.cat([rest, rest[:16]]) if apart else rest
+    assert names(dense(), F.cross_entropy, x[trained], y[trained], x[validated]) == alarms
+
+
 def test_numbers_of_persons_say_nothing_of_samples() -> None:
     class Factors(nn.Module):
         def __init__(self) -> None:

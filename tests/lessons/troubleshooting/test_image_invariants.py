@@ -50,6 +50,27 @@ def test_neighbors_in_an_image_are_neighbors(arrange: Callable, alarms: list[str
     assert names(x[:128], x[128:]) == alarms
 
 
+@pytest.mark.parametrize(
+    ("first", "alarms"),
+    [(lambda x: x.view(len(x), 3, 8, 8), ["colors_last"]), (lambda x: x.permute(0, 3, 1, 2), [])],
+)
+def test_a_model_takes_colors_to_the_front_by_permuting(first: Callable, alarms: list[str]) -> None:
+    class Net(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(first(x))
+
+    torch.manual_seed(1)
+    model = Net(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(4):
+            x = torch.randn(16, 8, 8, 3)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), (x.mean((1, 2, 3)) > 0).long()).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
 def squares(samples: int = 64, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [N, 3, size, size] of three squares, each in a color of its own, and the color of each pixel [N, …]."""
     pictures, maps = 0.1 * torch.randn(samples, 3, size, size), torch.zeros(samples, size, size, dtype=torch.long)

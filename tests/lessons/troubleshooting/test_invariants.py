@@ -205,6 +205,9 @@ def test_sigmoid_before_a_loss_that_has_its_own():
         "sigmoid_twice"
     ]
     assert watch(model, lambda m: nn.BCEWithLogitsLoss()(m(x), y)) == []
+    model.weight.data.zero_()
+    model.bias.data.fill_(0.5)  # all numbers are from 0 to 1, and no sigmoid has made them
+    assert watch(model, lambda m: F.binary_cross_entropy_with_logits(m(x), y), lr=1e-4) == []
 
 
 def test_scores_in_place_of_log_probabilities():

@@ -66,6 +66,7 @@ KINDS = {
     "vmap": (torch.vmap(lambda row: row * 2), lambda x: x),
     "quantized": beside(lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
     "float8": beside(lambda x: x.to(torch.float8_e4m3fn)),
+    "nested view": beside(lambda x: torch.nested.as_nested_tensor([x, x]).view(2, -1, 4)),
     "meta": beside(lambda x: x.to("meta")),
     "wrapper": beside(lambda x: TwoTensor(x, x)),
     "MKL-DNN": beside(lambda x: x.to_mkldnn()),

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC, MEASURING
+from torchcourse.lessons.troubleshooting.loss_invariants import picks_rows
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
@@ -16,6 +17,7 @@ ONE_EACH = 0.8  # of the classes: so many have a most frequent label of their ow
 PURE = 0.65  # of all answers: so many have the most frequent label of their class
 OTHER_UNITS = 8.0  # times the spread: so far apart, or so different in spread, are the targets
 ALIKE = 1.0, 2.0  # spreads, and times: so near are the inputs of both, at most
+UNKNOWN = 0.2  # of the labels that are validated on
 OTHERWISE = 0.5  # of all answers: so many have a different number than their label
 
 
@@ -53,6 +55,24 @@ def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def known_classes(run: WatchedRun) -> Iterator[Alarm]:
+    """The classes that are validated on have been trained on."""
+    learned = [loss.target[loss.target != loss.ignored] for loss in run.classified]
+    labels = [labels for _, labels in run.record.answers.validated]
+    if not learned or not labels or not _learned_by(run, CLASSIFYING):
+        return
+    known, asked = torch.cat(learned).unique(), torch.cat(labels)
+    unknown = asked[~torch.isin(asked, known)]
+    # Where tasks are learned one after another, what has been learned is validated on too.
+    both = torch.isin(known, asked).sum()
+    if len(asked) >= ANSWERS_AT_LEAST and len(known) > 2 and both < 2 and len(unknown) > UNKNOWN * len(asked):
+        yield Alarm(
+            "classes_never_trained",
+            f"{len(unknown)} of {len(asked)} labels that were validated on are of classes that never came in training "
+            f"(such as {int(unknown[0])}). Was the data split by its order? Mix it before it is split.",
+        )
+
+
 def borders(run: WatchedRun) -> Iterator[Alarm]:
     """Logits are cut at 0, which stands for a half."""
     cut = run.record.answers.cut
@@ -67,7 +87,18 @@ def borders(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def choices(run: WatchedRun) -> Iterator[Alarm]:
-    """Where a class is chosen, there are several to choose from."""
+    """Where a class is chosen, it is a class, and there are several to choose from."""
+    answers = run.record.answers
+    if (
+        answers.chosen_of_batch >= CUTS_AT_LEAST
+        and _learned_by(run, CLASSIFYING)
+        and not any(map(picks_rows, run.classified))
+    ):
+        yield Alarm(
+            "argmax_over_batch",
+            f"{answers.chosen_of_batch} times the largest of outputs [N, C] was taken over dimension 0, and its number "
+            "compared with labels: that is the sample that suits a class best. The class of each sample is argmax(1).",
+        )
     chosen = run.record.answers.chosen_of_one
     if chosen >= CUTS_AT_LEAST and _learned_by(run, LOGISTIC):
         yield Alarm(

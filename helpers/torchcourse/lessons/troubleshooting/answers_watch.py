@@ -17,20 +17,8 @@ from torchcourse.source_lines import hide
 hide(__file__)
 
 _EQUALITIES = {"eq", "__eq__"}
-_CUTS = {
-    "gt",
-    "__gt__",
-    "ge",
-    "__ge__",
-    "greater",
-    "greater_equal",
-    "lt",
-    "__lt__",
-    "le",
-    "__le__",
-    "less",
-    "less_equal",
-}
+_CUTS = {"gt", "__gt__", "ge", "__ge__", "greater", "greater_equal"}
+_CUTS |= {"lt", "__lt__", "le", "__le__", "less", "less_equal"}
 _DIFFERENCES, _SIZES = {"sub", "__sub__", "subtract"}, {"abs", "square", "pow", "__pow__"}
 _CHOICES = {"argmax", "max"}
 _MEASURES = {"l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss"}
@@ -56,7 +44,9 @@ class Answers:
         """What outputs without a graph were compared with as numbers, and the last pass that they came from."""
         self.chosen_of_one = 0
         """How often the class with the largest of one score was chosen."""
-        self._first_of_one: weakref.ref[torch.Tensor] | None = None
+        self.chosen_of_batch = 0
+        """How often a sample was chosen for each class, and the numbers of these samples compared as answers."""
+        self._chosen: tuple[Any, bool] = object(), False
         self._difference: tuple[weakref.ref[torch.Tensor], tuple[torch.Tensor, Pass]] | None = None
         self._passes, self._inside = passes, inside
 
@@ -80,12 +70,12 @@ class Answers:
         if not (loss or name in _EQUALITIES) or len(args) < 2 or self._inside():
             return
         one, other = args[:2]
-        chosen = None if self._first_of_one is None else self._first_of_one()
-        self.chosen_of_one += chosen is not None and (chosen is one or chosen is other)
+        if self._chosen[0] is one or self._chosen[0] is other:
+            self.chosen_of_batch += self._chosen[1]
+            self.chosen_of_one += not self._chosen[1]
         if not _readable(one) or not _readable(other):
             return
-        if loss:
-            one = one.argmax(dim=1) if one.dim() == 2 and other.dim() == 1 else one
+        one = one.argmax(dim=1) if loss and one.dim() == 2 and other.dim() == 1 else one
         output, recorded = self._output(max(one.numel(), other.numel()))
         if output is None or one.numel() != other.numel() or len(self.validated) >= COMPARED_AT_MOST:
             return
@@ -97,13 +87,16 @@ class Answers:
                 return
 
     def _on_choice(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        """Note a choice of the class with the largest of one score. What `max` chooses counts once it is compared."""
+        """Note a choice of the class with the largest of one score, or of a sample: most count once compared."""
         along = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if isinstance(along, int) and along in (1, -1) and self._is_one_score(args[0]):
-            if name == "argmax":
+        if not isinstance(along, int):
+            return
+        of_batch = along in (0, -2) and self._is_output(args[0]) and args[0].dim() == 2 and args[0].size(1) > 1
+        if of_batch or (along in (1, -1) and self._is_one_score(args[0])):
+            if name == "argmax" and not of_batch:
                 self.chosen_of_one += 1
             else:
-                self._first_of_one = weakref.ref(out[1])
+                self._chosen = out if name == "argmax" else out[1], of_batch
 
     def _is_one_score(self, given: Any) -> bool:
         """Whether these are outputs [N, 1] of the last passes, without a graph, or their sigmoid or softmax."""

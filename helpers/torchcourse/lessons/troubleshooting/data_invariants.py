@@ -154,7 +154,8 @@ def labels(run: WatchedRun) -> Iterator[Alarm]:
             f"Among {len(pooled)} labels were all of the model's {classes} classes but class 0. Do the labels start at "
             "1? Then the model has one output too many.",
         )
-    if len(batches) >= 5 and len(batches[0]) >= 4:
+    # Where the model is given a state again and again, each part of the training has data of its own.
+    if len(batches) >= 5 and len(batches[0]) >= 4 and len(run.record.reloaded - {0, len(run.record.steps)}) < 2:
         yield from _order(batches, pooled)
     if _guesses(found, counts):
         yield from _relation(found)
@@ -256,15 +257,10 @@ def _structured(rows: torch.Tensor) -> bool:
     Then samples lie nearer to each other than rows whose numbers come each from another sample.
     """
     generator = torch.Generator().manual_seed(0)
-    near = _to_nearest(rows)
     mixed = torch.stack([column[torch.randperm(len(rows), generator=generator)] for column in rows.T], dim=1)
-    other = _to_nearest(mixed)
+    near, other = (torch.cdist(part, part).fill_diagonal_(math.inf).min(dim=1).values for part in (rows, mixed))
     error = math.sqrt((near.var() + other.var()).item() / len(rows))
     return (other.mean() - near.mean()).item() > DEVIATIONS * error
-
-
-def _to_nearest(rows: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(rows, rows).fill_diagonal_(math.inf).min(dim=1).values
 
 
 def _agreement(answers: torch.Tensor, nearest: torch.Tensor) -> float:
@@ -290,32 +286,42 @@ def _guessed(answers: torch.Tensor, foretell: Callable[[torch.Tensor], torch.Ten
 
 def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     """What is validated on has not been trained on, and is the same each time."""
-    trained: dict[float, int] = {}  # of each sample, the step that took it first
+
+    def keys_of(seen: Pass) -> list[tuple[int, float]]:
+        return [(seen.begun, key) for key in _keys_of(seen)]  # with the same first weights, a training begins again
+
+    trained: dict[tuple[int, float], int] = {}  # of each sample, the step that took it first
     with_answers = {seen.step for seen in run.record.trained if seen.answered}
     for seen in run.record.trained:
         # A pass without answers beside one with answers learns no labels, as of a domain that has none.
-        for key in _keys_of(seen) if seen.answered or seen.step not in with_answers else ():
+        for key in keys_of(seen) if seen.answered or seen.step not in with_answers else ():
             trained.setdefault(key, seen.step)
-    whole = {tuple(_keys_of(seen)) for seen in run.record.trained}
+    whole = {tuple(keys_of(seen)) for seen in run.record.trained}
     blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.whole_validations]
     blocks = [block for block in blocks if block]
-    keys = [(key, seen.step) for block in blocks for seen in block for key in _keys_of(seen)]
-    batch_again = any(tuple(_keys_of(seen)) in whole for block in blocks for seen in block)
-    shared = sum(trained.get(key, step) < step for key, step in keys)
+    passes = [(seen, keys_of(seen)) for block in blocks for seen in block]
+    shared = sum(trained.get(key, seen.step) < seen.step for seen, keys in passes for key in keys)
     # All that had been trained on, in one validation, is how a program looks at its training error.
     training_error = any(
-        {key for key, step in trained.items() if step < block[0].step} <= {k for seen in block for k in _keys_of(seen)}
+        {key for key, step in trained.items() if step < block[0].step} <= {k for seen in block for k in keys_of(seen)}
         for block in blocks
     )
-    passes = [_keys_of(seen) for block in blocks for seen in block]
-    copies = sum(len(one) - len(set(one)) for one in passes)  # rows of few values are alike by chance
-    if len(keys) >= 8 and copies <= SHARED_ROWS * len(keys) < shared and not batch_again and not training_error:
+    total, by_chance = sum(len(keys) for _, keys in passes), sum(_copies_by_chance(*one) for one in passes)
+    again = training_error or any(tuple(keys) in whole for _, keys in passes)
+    if total >= 8 and by_chance <= SHARED_ROWS * total < shared and not again:
         yield Alarm(
             "validated_on_training_data",
-            f"{shared} of the {len(keys)} samples that were validated on had been trained on. Do the "
-            "two splits overlap?",
+            f"{shared} of the {total} samples that were validated on had been trained on. Do the two splits overlap?",
         )
     yield from _changed(blocks)
+
+
+def _copies_by_chance(seen: Pass, keys: list) -> int:
+    """Return how many rows are copies of others in their batch, of those with few values, which are so by chance."""
+    if seen.inputs is not None and seen.inputs.dim() > 1:
+        values = seen.inputs.flatten(1).double().sort(dim=1).values.diff(dim=1).count_nonzero(dim=1) + 1
+        keys = [key for key, many in zip(keys, (values >= TELLING).tolist(), strict=False) if not many]
+    return len(keys) - len(set(keys))
 
 
 def _changed(blocks: list[list[Pass]]) -> Iterator[Alarm]:

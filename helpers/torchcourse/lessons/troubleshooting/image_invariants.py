@@ -52,6 +52,12 @@ def _three(colors: torch.Tensor) -> str:
 
 def order(run: WatchedRun) -> Iterator[Alarm]:
     """Neighbors in an image [3, H, W] are neighbors: its numbers are not those of [H, W, 3] in a row."""
+    if len(run.record.usage.colors_last) >= 3:
+        yield Alarm(
+            "colors_last",
+            f"In {len(run.record.usage.colors_last)} steps images [N, H, W, 3] were viewed as [N, 3, H, W], which "
+            "leaves their numbers in the same order: take permute(0, 3, 1, 2).",
+        )
     found = [batch for batch in float_inputs(run.record.trained) if batch.dim() == 4 and batch.size(1) == 3]
     if sum(map(len, found)) < IMAGES_AT_LEAST or min(min(batch.shape[2:]) for batch in found) < 4:
         return

@@ -24,7 +24,8 @@ COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of
 def class_scores(run: WatchedRun) -> Iterator[Alarm]:
     """Cross-entropy gets logits, and nll_loss and kl_div log-probabilities."""
     taken = [loss for loss in run.record.losses if loss.function is F.cross_entropy and loss.scores.dim() > 1]
-    tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not _picks_rows(loss)]
+    taken = [loss for loss in taken if loss.maker not in PRODUCTS]  # of any sign, though small ones may have one
+    tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not picks_rows(loss)]
     if len(tables) >= 3 and sum(t.numel() for t in tables) >= NUMBERS_AT_LEAST and all((t >= 0).all() for t in tables):
         yield from _one_sided(tables)
     elsewhere = [dim for dim in range(2, 5) if len(taken) >= 3 and all(_adds_up(loss.scores, dim) for loss in taken)]
@@ -75,6 +76,7 @@ def _like_sigmoids(tables: list[torch.Tensor]) -> bool:
 def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
     """The logistic loss that has a sigmoid of its own gets logits, and targets from 0 to 1."""
     logistic = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy_with_logits]
+    logistic = [loss for loss in logistic if loss.maker not in PRODUCTS]
     enough = len(logistic) >= 3 and sum(loss.scores.numel() for loss in logistic) >= NUMBERS_AT_LEAST
     if enough and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
         yield Alarm(
@@ -124,7 +126,7 @@ def reach(run: WatchedRun) -> Iterator[Alarm]:
 
 def pairs(run: WatchedRun) -> Iterator[Alarm]:
     """What is to be told from all others is not itself among them."""
-    found = [loss for loss in run.classified if loss.function is F.cross_entropy and _picks_rows(loss)]
+    found = [loss for loss in run.classified if loss.function is F.cross_entropy and picks_rows(loss)]
     if len(found) >= 3 and all(_with_itself(loss.scores.float()) for loss in found):
         yield Alarm(
             "compared_with_itself",
@@ -149,7 +151,7 @@ def _picks_others(loss: Loss) -> bool:
 
 def sizes(run: WatchedRun) -> Iterator[Alarm]:
     """Scores can become as sure, and outputs as large, as what they are compared with."""
-    angles = [loss for loss in run.classified if loss.function is F.cross_entropy and not _picks_rows(loss)]
+    angles = [loss for loss in run.classified if loss.function is F.cross_entropy and not picks_rows(loss)]
     classes = angles[0].scores.size(1) if angles else 0
     cosines = [loss.directions and loss.maker in PRODUCTS and (loss.scores.abs() <= 1 + 1e-3).all() for loss in angles]
     if len(angles) >= 3 and classes >= 4 and all(cosines):
@@ -202,7 +204,7 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
         return
     # A margin, and the size that scores of directions are given, make a first loss of any height.
-    classified = [loss for loss in run.classified if not _picks_rows(loss) and not loss.directions]
+    classified = [loss for loss in run.classified if not picks_rows(loss) and not loss.directions]
     if classified and not _tied(run):
         first, classes = _mean(classified[0]), classified[0].scores.size(1)
         if first > math.log(classes) + LOSS_ABOVE_START:
@@ -282,7 +284,7 @@ def _of_zeros(loss: Loss) -> float:
     return math.inf
 
 
-def _picks_rows(loss: Loss) -> bool:
+def picks_rows(loss: Loss) -> bool:
     """Whether each row's label is its own number, as where pairs are told from all others."""
     return torch.equal(loss.target, torch.arange(len(loss.target)))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, TorchCalls, drops
+from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, TorchCalls, drops, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
@@ -29,19 +29,18 @@ def different_outputs(run: WatchedRun) -> Iterator[Alarm]:
     alike = [
         name
         for name, p in run.model.named_parameters()
-        if p.requires_grad and p.dim() == 2 and min(p.shape) > 1 and any(step.norms.get(name) for step in _steps(run))
+        if p.requires_grad
+        and p.dim() == 2
+        and min(p.shape) > 1
+        and any(step.norms.get(name) for step in run.record.steps)
         if (p - p[:1]).abs().max() <= 1e-6 * p.abs().max()
     ]
-    if alike and len(_steps(run)) >= 3:
+    if alike and len(run.record.steps) >= 3:
         yield Alarm(
             "units_alike",
             f"All units of {listed(alike)} still have the same weights: they started equal, so they learn the same. "
             "Start with random weights.",
         )
-
-
-def _steps(run: WatchedRun) -> list:
-    return run.record.steps
 
 
 def _constant(batch: torch.Tensor | None, share: float) -> bool:
@@ -112,6 +111,40 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
             "softmax, a norm or a view over the wrong dimension, attention with batch_first the wrong way round, or a "
             "BatchNorm without running statistics?",
         )
+
+
+def bent_outputs(run: WatchedRun) -> Iterator[Alarm]:
+    """Several layers do more than one could: something between them is not linear."""
+    layers = [m for m in run.model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    kept = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.is_floating_point()]
+    one = kept[-1].inputs if kept else None
+    if one is None or len(one) < 4 or len(layers) < 2:
+        return
+    ends = min(layers[0].in_features, layers[-1].out_features)
+    if any(layer.out_features < ends or layer.bias is None for layer in layers[:-1]):
+        return  # a product is meant, mostly of a lower rank than one layer
+    other, met = one.roll(1, dims=0), list[torch.Tensor]()
+    handles = [
+        layer.register_forward_hook(lambda _, args, out: None if transforming() else met.extend((args[0], out)))
+        for layer in layers
+    ]
+    found = in_evaluation(run.model, [(part, ALL) for part in (one, other, 3 * one - 2 * other, one)], kept[-1].call)
+    for handle in handles:
+        handle.remove()
+    once = met[1 : len(met) // 4 - 1]  # of the first of four passes: what came out of a layer, into the next, out …
+    if found is None or len(met) != 8 * len(layers) or not all(map(_equal, once[::2], once[1::2])):
+        return
+    straight, moved = 3 * found[0] - 2 * found[1], (found[0] - found[1]).abs().max()
+    if (found[2] - straight).abs().max() < 1e-4 * moved and torch.equal(found[0], found[3]):
+        yield Alarm(
+            "nothing_nonlinear",
+            f"What the model puts out is a linear function of what it gets, and {len(layers)} layers make it: one "
+            "could do the same. Are the activations missing between them?",
+        )
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return not one.is_nested and not other.is_nested and torch.equal(one.flatten(), other.flatten())
 
 
 def places_in_batch(run: WatchedRun) -> Iterator[Alarm]:

@@ -1,5 +1,6 @@
 """Invariants of what stands round the steps: optimizers, states, epochs, random numbers. Each rule yields alarms."""
 
+import contextlib
 import copy
 import random
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
+from torchcourse.lessons.troubleshooting.surroundings import Iteration
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 PILED_AT_LEAST = 3  # steps with samples that were changed in place before
@@ -22,6 +24,8 @@ COPIES = 0.4  # of a stream's samples that come again in one pass through the lo
 STAYED = 0.6  # of the weights that gradients pulled at: where so many stay, a quarter of the way and more is lost
 
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+_COMMON: list[Any] = [np.random.mtrand._rand, random._inst, torch.default_generator]
+_SEEDS: list[Callable[[int], object]] = [np.random.seed, random.seed, torch.manual_seed]
 
 
 def movement(run: WatchedRun) -> Iterator[Alarm]:
@@ -93,17 +97,21 @@ def best_state(run: WatchedRun) -> Iterator[Alarm]:
             f"while later ones of the {total} steps changed them: what it holds is no longer that state. Keep "
             "copy.deepcopy(model.state_dict()).",
         )
+    elif run.around.second_names:
+        best, name = next(iter(run.around.second_names.items()))
+        yield Alarm(
+            "state_is_no_copy",
+            f"`{best}` and `{name}` are one and the same model, while later ones of the {total} steps changed it: "
+            f"`{best}` is no longer what it was when it was named. Keep copy.deepcopy({name}).",
+        )
 
 
 def epochs(run: WatchedRun) -> Iterator[Alarm]:
     """A sampler that shuffles by its epoch is told the epoch."""
     gone: dict[int, list[Any]] = {}
     for entry in run.around.iterations:
-        source = entry.source.sampler if isinstance(entry.source, DataLoader) else entry.source
-        epoch = getattr(source, "epoch", None) if isinstance(entry.source, DataLoader) else entry.epoch
-        shuffles = getattr(source, "shuffle", True)
-        if hasattr(source, "set_epoch") and shuffles and epoch is not None and entry.source is source:
-            gone.setdefault(id(source), []).append(entry)
+        if hasattr(entry.source, "set_epoch") and getattr(entry.source, "shuffle", True) and entry.epoch is not None:
+            gone.setdefault(id(entry.source), []).append(entry)
     for entries in gone.values():
         pairs = pairwise(entries)
         same = [a for a, b in pairs if a.epoch == b.epoch and _trained_between(run, a.step, b.step)]
@@ -118,6 +126,12 @@ def epochs(run: WatchedRun) -> Iterator[Alarm]:
 
 def orders(run: WatchedRun) -> Iterator[Alarm]:
     """A loader that shuffles deals its batches in a different order each time."""
+    if run.around.shuffled:
+        yield Alarm(
+            "rows_lost",
+            f"random.shuffle was given a {min(run.around.shuffled)}: it swaps rows that share its memory, so some are "
+            "lost and others come twice. Take x[torch.randperm(len(x))], or numpy.random.shuffle.",
+        )
     starts: dict[tuple, list[int]] = {}
     for entry in run.around.iterations:
         if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):
@@ -162,42 +176,65 @@ def _trained_between(run: WatchedRun, first: int, last: int) -> bool:
 
 
 def workers(run: WatchedRun) -> Iterator[Alarm]:
-    """Each worker of a loader draws its own random numbers, and has its own part of a stream."""
+    """Each worker draws its own random numbers, anew in each epoch, and has its own part of a stream."""
     loaders = {id(e.source): e.source for e in run.around.iterations if isinstance(e.source, DataLoader)}
     for loader in loaders.values():
-        if loader.num_workers < 2:
+        if not loader.num_workers:
             continue
-        names = _drawing(loader.dataset) if loader.worker_init_fn is None else []
-        if names:
+        seeds, stream = loader.worker_init_fn, isinstance(loader.dataset, IterableDataset)
+        names, used = _drawing(loader)
+        alike, again = (bool(names), bool(names)) if seeds is None else _seeds_alike(seeds, used)
+        what = f"The dataset draws from {listed(names)}" if seeds is None else "worker_init_fn sets a seed"
+        if alike and loader.num_workers > 1:
             yield Alarm(
                 "workers_alike",
-                f"The dataset draws from {listed(names)}, and each of the {loader.num_workers} workers gets a copy: "
-                "they all draw the same numbers. Seed it in worker_init_fn, or draw from torch.",
+                f"{what}, the same in each of the {loader.num_workers} workers: they all draw the same numbers. Take "
+                "torch.initial_seed() into the seed in worker_init_fn, or draw from torch.",
             )
-        elif loader.worker_init_fn is not None and _seeds_alike(loader.worker_init_fn):
+        elif again and not (loader.persistent_workers or stream) and _epochs_trained(run, loader) > 1:
             yield Alarm(
-                "workers_alike",
-                f"worker_init_fn gives each of the {loader.num_workers} workers the same seed: they all draw the same "
-                "numbers. Take torch.initial_seed() or the worker's number into it.",
+                "epochs_alike",
+                f"{what}, the same in each epoch, for which the workers are made anew: the random numbers of an epoch "
+                "come again. Take torch.initial_seed() into the seed in worker_init_fn, or draw from torch.",
             )
-        if isinstance(loader.dataset, IterableDataset):
+        if stream and loader.num_workers > 1:
             yield from _repeated(run, loader)
 
 
-def _drawing(dataset: Any) -> list[str]:
-    """Return the names of the generators that the dataset holds, and draws from to make a sample."""
-    held = _held_generators(dataset, 3)
-    if not held:
-        return []
-    before = {name: _state(generator) for name, generator in held.items()}
+def _epochs_trained(run: WatchedRun, loader: Any) -> int:
+    """Return how often a loader was gone through to train."""
+    found = [*run.around.iterations, Iteration(None, len(run.record.steps), None)]
+    return sum(a.source is loader and _trained_between(run, a.step, b.step) for a, b in pairwise(found))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Give NumPy, random and torch their random numbers back, and ask somebody's code for no more than it can do."""
+    numbers, python = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng():
-            tried = copy.deepcopy(dataset)
-            next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
-    except Exception:  # somebody's dataset, asked for one sample outside its loader
-        return []
-    after = {name: _state(generator) for name, generator in _held_generators(tried, 3).items()}
-    return [name for name, state in before.items() if state != after.get(name, state)]
+        with torch.random.fork_rng(), contextlib.suppress(Exception):
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(python)
+
+
+def _drawing(loader: Any) -> tuple[list[str], list[bool]]:
+    """Return what a sample is drawn from: the dataset's own generators by name, and which of the common ones."""
+    held = _held_generators(loader.dataset, 3)
+    names, used = list[str](), [False] * len(_COMMON)
+    if not held and loader.worker_init_fn is None:
+        return names, used
+    with _undisturbed():
+        tried = copy.deepcopy(loader.dataset) if held else loader.dataset
+        before, common = {name: _state(one) for name, one in held.items()}, [_state(one) for one in _COMMON]
+        sample = next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
+        after = {name: _state(one) for name, one in _held_generators(tried, 3).items()}
+        names += [name for name, state in before.items() if state != after.get(name, state)]
+        with contextlib.suppress(Exception):  # perhaps one sample is no batch
+            loader.collate_fn([sample])
+        used = [_state(one) != state for one, state in zip(_COMMON, common, strict=True)]
+    return names, used
 
 
 def _held_generators(holder: Any, depth: int, name: str = "") -> dict[str, Any]:
@@ -220,24 +257,17 @@ def _state(generator: Any) -> str:
     return str(generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False))
 
 
-def _seeds_alike(worker_init_fn: Callable[[int], object]) -> bool:
-    """Call it as two workers would, with their own torch seeds, and compare what NumPy, random and torch draw next."""
-    kept = np.random.get_state(), random.getstate()
+def _seeds_alike(worker_init_fn: Callable[[int], object], used: list[bool]) -> tuple[bool, bool]:
+    """Call it as two workers would, and in a later epoch; say whether what is used then draws alike in either."""
     drawn = []
-    try:
-        with torch.random.fork_rng():
-            for number in range(2):
-                torch.manual_seed(1000 + number)
-                np.random.seed(2000 + number)
-                random.seed(3000 + number)
-                worker_init_fn(number)
-                drawn.append((np.random.random(), random.random(), torch.rand(()).item()))
-    except Exception:  # it may need to be in a worker
-        return False
-    finally:
-        np.random.set_state(kept[0])
-        random.setstate(kept[1])
-    return any(one == other for one, other in zip(*drawn, strict=True))
+    with _undisturbed():  # it may need to be in a worker
+        for number, epoch in ((0, 0), (1, 0), (0, 1)):
+            for seed in _SEEDS:
+                seed(1000 + 2 * number + epoch)
+            worker_init_fn(number)
+            drawn.append((np.random.random(), random.random(), torch.rand(()).item()))
+    alike = [any(a == b and asked for a, b, asked in zip(drawn[0], one, used, strict=True)) for one in drawn[1:]]
+    return (alike[0], alike[1]) if len(alike) == 2 else (False, False)
 
 
 def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
@@ -278,18 +308,12 @@ def kept_data(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _changes_what_it_keeps(dataset: Any) -> bool:
-    numbers, python = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng():
-            one = _numbers(dataset[0])
-            kept = [part.clone() for part in one]
-            pairs = list(zip(one, kept, _numbers(dataset[0]), strict=True))
-            return any(a.data_ptr() == b.data_ptr() and not torch.equal(b, was) for a, was, b in pairs)
-    except Exception:  # somebody's dataset, asked for one sample outside its loader
-        return False
-    finally:
-        np.random.set_state(numbers)
-        random.setstate(python)
+    pairs: list[tuple] = []
+    with _undisturbed():
+        one = _numbers(dataset[0])
+        kept = [part.clone() for part in one]
+        pairs += zip(one, kept, _numbers(dataset[0]), strict=True)
+    return any(a.data_ptr() == b.data_ptr() and not torch.equal(b, was) for a, was, b in pairs)
 
 
 def _numbers(sample: Any) -> list[torch.Tensor]:

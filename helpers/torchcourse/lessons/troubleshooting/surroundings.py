@@ -6,6 +6,7 @@ and do what they do otherwise.
 
 import contextlib
 import functools
+import random
 import sys
 import weakref
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad
@@ -58,9 +60,15 @@ class Iteration:
 
 
 class Surroundings:
-    """Notes what happens to `model` between steps; `steps()` says how many have been taken."""
+    """Notes what happens to `model` between steps.
 
-    def __init__(self, model: nn.Module, steps: Callable[[], int]) -> None:
+    Args:
+        model: the one that is watched.
+        steps: says how many steps have been taken.
+        loaded: is called when the model has been given a state.
+    """
+
+    def __init__(self, model: nn.Module, steps: Callable[[], int], loaded: Callable[[], None]) -> None:
         self.trained_by_call = False
         """Whether `train()` was called on the model."""
         self.evaluated_by: CodeType | None = None
@@ -75,7 +83,14 @@ class Surroundings:
         """Schedules that wait for improvement, and what they were told after how many steps."""
         self.loaded_nothing: list[tuple[int, str, str]] = []
         """Of each state of which nothing was loaded: its entries, the name of the first, the first of the model's."""
-        self._model, self._steps = model, steps
+        self.shuffled: set[str] = set()
+        """What `random.shuffle` was given whose rows are views, so that some are lost."""
+        self.loop: set[CodeType] = set()
+        """The code of the functions that were running when a step was taken."""
+        self.second_names: dict[str, str] = {}
+        """Names with "best" in them that the model has had since a later step than the first, with its other names."""
+        self._names: dict[str, str] | None = None
+        self._model, self._steps, self._loaded = model, steps, loaded
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Surroundings":
@@ -85,6 +100,7 @@ class Surroundings:
         self._replace(nn.Module, "load_state_dict", self._on_load)
         self._replace(DataLoader, "__iter__", self._on_iteration)
         self._replace(DistributedSampler, "__iter__", self._on_iteration)
+        self._replace(random, "shuffle", self._on_shuffle)
         for kind in (LRScheduler, ReduceLROnPlateau, CosineAnnealingWarmRestarts):
             self._replace(kind, "step", self._on_schedule)
         # Its name may have been imported before; it looks this one up when it is called.
@@ -96,9 +112,23 @@ class Surroundings:
         self.training_after = self._model.training
 
     def on_step(self) -> None:
-        """Note which states are held while a step is taken."""
+        """Note what is held while a step is taken, and who is running."""
         for state in self.states:
             state.kept = state.kept or all(tensor() is not None for tensor in state.tensors)
+        frame, found = sys._getframe(), dict[str, str]()
+        while frame is not None:
+            self.loop.add(frame.f_code)
+            for names in (frame.f_locals, getattr(frame.f_locals.get("self"), "__dict__", {})):
+                found |= self._second_names(names)
+            frame = frame.f_back  # type: ignore[assignment]  # None above the outermost frame
+        self._names = found if self._names is None else self._names
+        self.second_names |= {best: name for best, name in found.items() if best not in self._names}
+
+    def _second_names(self, names: dict[str, Any]) -> dict[str, str]:
+        """Return those names of the model that call it the best, where another one beside them does not."""
+        own = [name for name, value in list(names.items()) if value is self._model]
+        plain = [name for name in own if "best" not in name.lower()]
+        return {name: plain[0] for name in own if plain and name not in plain}
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out. Without states there is no need."""
@@ -148,9 +178,15 @@ class Surroundings:
             self.states.append(TakenState(self._steps(), [weakref.ref(tensor) for tensor in shared]))
 
     def _on_load(self, module: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
+        if module is self._model:
+            self._loaded()
         given = args[0] if args else kwargs["state_dict"]
         if given and len(getattr(result, "unexpected_keys", ())) == len(given) and result.missing_keys:
             self.loaded_nothing.append((len(given), str(next(iter(given))), result.missing_keys[0]))
+
+    def _on_shuffle(self, given: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
+        if isinstance(given, torch.Tensor) or (isinstance(given, np.ndarray) and given.ndim > 1):
+            self.shuffled.add(f"{type(given).__name__} of shape {list(given.shape)}")
 
     def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))

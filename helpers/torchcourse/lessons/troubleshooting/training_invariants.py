@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -199,7 +198,7 @@ def modes(run: WatchedRun) -> Iterator[Alarm]:
         return
     what = listed(layers) if layers else "dropout"
     in_eval = [seen for seen in record.trained if not seen.training]
-    if len(in_eval) >= 2:
+    if len(in_eval) >= 2 and (not layers or not all(_in_frozen_part(run.model, name) for name in layers)):
         yield Alarm(
             "eval_in_training",
             f"{len(in_eval)} of {len(record.trained)} batches were trained on in evaluation mode, so {what} did not "
@@ -222,11 +221,18 @@ def modes(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def _in_frozen_part(model: nn.Module, name: str) -> bool:
+    """Whether a layer, or a part of the model that it is in, has parameters of which none learns."""
+    parts = name.split(".")
+    owners = [model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts))]
+    return any(list(one.parameters()) and not any(p.requires_grad for p in one.parameters()) for one in owners)
+
+
 def _left_in_evaluation(run: WatchedRun) -> bool:
     """Whether a function that is not the loop itself has left evaluation mode on, and nobody ever turns it off."""
     around = run.around
     left = around.training_before and not around.training_after and not around.trained_by_call
-    return left and around.evaluated_by is not None and around.evaluated_by not in run.record.loop
+    return left and around.evaluated_by is not None and around.evaluated_by not in around.loop
 
 
 def _in_training_mode(block: list[Pass], trained: list[torch.Tensor]) -> list[Pass]:
@@ -338,7 +344,9 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
     if not alone or any(loss.reduction != "mean" or not loss.target.dim() for loss in found):
         return
     sources = [entry.source for entry in run.around.iterations if hasattr(entry.source, "dataset")]
-    wholes = {len(s.dataset) for s in sources if hasattr(s.dataset, "__len__")} | {len(s) for s in sources if _long(s)}
+    wholes = {len(s.dataset) for s in sources if hasattr(s.dataset, "__len__")} | {
+        len(s) for s in sources if not isinstance(s.dataset, IterableDataset)
+    }
     for sizes in ([len(loss.target) for loss in found], *([whole] * len(found) for whole in wholes)):
         if (
             min(sizes) >= MANY
@@ -351,7 +359,3 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
                 "and the loss is a mean already: the gradients are that much smaller. Leave the division out.",
             )
             return
-
-
-def _long(loader: Any) -> bool:
-    return not isinstance(loader.dataset, IterableDataset)

@@ -72,6 +72,8 @@ class Pass:
     """Whether a loss compared an output of it, as it was, with answers that differ."""
     for_inputs: bool = False
     """Whether a gradient goes on to what the whole model got, as where an input is changed to deceive it."""
+    begun: int = 0
+    """How often the model had been given the weights again that it began with."""
 
 
 @dataclass(frozen=True)

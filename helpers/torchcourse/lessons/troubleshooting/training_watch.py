@@ -10,7 +10,6 @@ numbers of the training stay the same. What happens outside the steps is in `sur
 
 import contextlib
 import math
-import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -106,12 +105,12 @@ class TrainingWatch:
         """How often gradients were made smaller between backward() and step(), and after it."""
         self.pulled: dict[str, torch.Tensor] = {}
         """Of each parameter in 16 bits, in how many steps its numbers had a gradient."""
-        self.loop: set[Any] = set()
-        """The code of the functions that were running when a step was taken."""
+        self.reloaded: set[int] = set()
+        """After how many steps the model was given a state."""
         self.start: dict[str, torch.Tensor] = {}
         self.start_buffers: dict[str, torch.Tensor] = {}
         self.start_rates: list[float] = []
-        self.around = Surroundings(model, lambda: len(self.steps))
+        self.around = Surroundings(model, lambda: len(self.steps), self._on_load)
         told = (lambda: len(self.steps)), self._inside
         self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told, self.passes)
         self.origins, self.beside = Origins(*told), Beside(model, optimizer, told[0])
@@ -120,7 +119,7 @@ class TrainingWatch:
         self._model, self._optimizer = model, optimizer
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
         self._open = contextlib.ExitStack()
-        self._own, self._depth, self._rows, self._random = set(self.owned), 0, 0, 0
+        self._own, self._depth, self._rows, self._random, self._begun = set(self.owned), 0, 0, 0, 0
         self._in_backward = self._entered = self._in_step = False
         self._entry: tuple[float, float] | None = None
         self._since = _Since()
@@ -141,6 +140,7 @@ class TrainingWatch:
         """Return how far the weights have come, as a share of their length."""
         now = dict(self._model.named_parameters())
         pairs = [(now[name].detach(), start) for name, start in self.start.items() if name in now]
+        pairs = [(end.to(start), start) for end, start in pairs if end.shape == start.shape and has_numbers(end)]
         way = math.sqrt(sum((end - start).double().square().sum().item() for end, start in pairs))
         return way / max(math.sqrt(sum(start.double().square().sum().item() for _, start in pairs)), 1e-12)
 
@@ -168,6 +168,11 @@ class TrainingWatch:
         self._open.close()
 
     # Calls of the model
+
+    def _on_load(self) -> None:
+        self.reloaded.add(len(self.steps))
+        with torch._C.DisableTorchFunction():  # it is no call of the loop
+            self._begun += self.moved() == 0
 
     def _inside(self) -> bool:
         return self._depth > 0 and not self._in_backward
@@ -208,7 +213,7 @@ class TrainingWatch:
         samples = len(first) if first is not None and first.dim() else 0
         keep = first is not None and samples > 0 and self._rows < ROWS and can_be_kept(first)
         self._rows += samples if keep else 0
-        readable = isinstance(output, torch.Tensor) and can_be_kept(output)
+        readable = isinstance(output, torch.Tensor) and output.dim() > 0 and can_be_kept(output)
         norms = [m for m in self._model.modules() if getattr(m, "momentum", 0) is None and m.training]
         seen = Pass(
             training=self._model.training,
@@ -223,6 +228,7 @@ class TrainingWatch:
             call=Call.of(*arguments, first) if keep and first is not None else None,
             whole=whole,
             for_inputs=whole and first is not None and first.requires_grad,
+            begun=self._begun,
         )
         for tensor in with_graph:
             tensor.register_hook(partial(self._on_flow, seen))
@@ -376,10 +382,6 @@ class TrainingWatch:
                 optimizer=optimizer,
             )
         )
-        frame = sys._getframe()
-        while frame is not None:
-            self.loop.add(frame.f_code)
-            frame = frame.f_back  # type: ignore[assignment]  # None above the outermost frame
 
 
 def _weight(how: dict) -> torch.Tensor | None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._pytree import tree_leaves
 
-from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops
+from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops, readable
 from torchcourse.lessons.troubleshooting.training_records import OtherLoss
 from torchcourse.source_lines import hide
 
@@ -25,7 +25,7 @@ LOSSES_AT_MOST = 100  # whose tensors are kept
 _SUMS = {"add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "rsub", "add_", "__iadd__", "sub_", "__isub__"}
 _CUTS = {"__get__": ".data", "detach": "detach()"}
 _DROPOUTS = {function.__name__ for function in DROPOUTS}
-_WRITES = {"copy_", "lerp_"}
+_WRITES, _VIEWS = {"copy_", "lerp_"}, {"view", "reshape"}
 
 
 class Usage:
@@ -49,6 +49,8 @@ class Usage:
         """By id, the parameters whose `.data` or `detach()` was taken within a forward pass, and how."""
         self.dropped = 0.0
         """The largest share that a dropout function was told to drop, short of all."""
+        self.colors_last: set[int] = set()
+        """The steps in which a view of images [N, H, W, 3] was taken as [N, 3, H, W]."""
         self._computed: dict[str, tuple[weakref.ref[torch.Tensor], list[bool]]] = {}
         self._model, self._steps, self._inside = model, steps, inside
         self._derived: dict[int, weakref.ref[torch.Tensor]] = {}
@@ -107,6 +109,10 @@ class Usage:
         if name in _DROPOUTS and drops(args, kwargs):
             self.dropped = max(self.dropped, args[1] if len(args) > 1 else kwargs.get("p", 0.5))
         first = args[0] if args else None
+        if name in _VIEWS and isinstance(first, torch.Tensor) and not first.is_nested and readable(first):
+            before, after = tuple(first.shape), tuple(out.shape)
+            if len(before) == len(after) == 4 and before[3] == after[1] == 3 < min(before[1:3]) == min(after[2:]):
+                self.colors_last.add(self._steps())
         if name in _WRITES and len(args) > 1 and self._same_weight(first, args[1]):
             self.onto_itself.add(self._steps())
         if name in _CUTS and isinstance(first, torch.Tensor) and id(first) in self._ids:
