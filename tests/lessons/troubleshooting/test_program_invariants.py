@@ -85,7 +85,7 @@ class Draws(Dataset):
         return 8
 
     def __getitem__(self, number: int) -> float:
-        own = {"own": self.own, "common": np.random}.get(self.kind)
+        own: Any = {"own": self.own, "common": np.random}.get(self.kind)
         return number + (0.0 if own is None else own.rand())
 
 

@@ -288,7 +288,7 @@ def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     """What is validated on has not been trained on, and is the same each time."""
 
     def keys_of(seen: Pass) -> list[tuple[int, float]]:
-        return [(seen.begun, key) for key in _keys_of(seen)]  # with the same first weights, a training begins again
+        return [(seen.begun, key) for key in _keys_of(seen)]  # the first weights once more: a run that begins again
 
     trained: dict[tuple[int, float], int] = {}  # of each sample, the step that took it first
     with_answers = {seen.step for seen in run.record.trained if seen.answered}

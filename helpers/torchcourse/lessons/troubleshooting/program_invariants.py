@@ -176,7 +176,7 @@ def _trained_between(run: WatchedRun, first: int, last: int) -> bool:
 
 
 def workers(run: WatchedRun) -> Iterator[Alarm]:
-    """Each worker draws its own random numbers, anew in each epoch, and has its own part of a stream."""
+    """Each worker draws random numbers of its own, others in each epoch, and has its own part of a stream."""
     loaders = {id(e.source): e.source for e in run.around.iterations if isinstance(e.source, DataLoader)}
     for loader in loaders.values():
         if not loader.num_workers:
@@ -194,7 +194,7 @@ def workers(run: WatchedRun) -> Iterator[Alarm]:
         elif again and not (loader.persistent_workers or stream) and _epochs_trained(run, loader) > 1:
             yield Alarm(
                 "epochs_alike",
-                f"{what}, the same in each epoch, for which the workers are made anew: the random numbers of an epoch "
+                f"{what}, the same in each epoch, for which new workers are made: the random numbers of an epoch "
                 "come again. Take torch.initial_seed() into the seed in worker_init_fn, or draw from torch.",
             )
         if stream and loader.num_workers > 1:
