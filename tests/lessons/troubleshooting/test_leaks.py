@@ -457,6 +457,16 @@ def test_too_few_steps_are_refused():
         find_leaks(lambda: None, steps=3)
 
 
+def of_two_halves():
+    yield
+
+
+@pytest.mark.parametrize("given", [None, of_two_halves])
+def test_a_step_that_was_called_and_one_that_would_never_run_are_refused(given):
+    with pytest.raises(TypeError, match="pass the function, without parentheses"):
+        find_leaks(given)
+
+
 @pytest.mark.gpu
 def test_a_leak_on_a_gpu_is_found_the_same_way():
     kept, numbers = [], itertools.count()

@@ -364,6 +364,7 @@ def test_a_model_that_runs_past_its_hooks_is_noticed_and_the_loss_not_blamed(mak
     assert place(found) == ("loss", "", "inf")
     assert "saw no layer" in found.evidence
     assert "loss function made it" not in found.evidence
+    assert "Is its model still the one that is trained" in found.evidence  # in a cell that makes it again, it is not
     next(model.parameters()).data[0, 0] = torch.nan
     found = probe.look(F.cross_entropy(model(X), Y))
     assert found.phase == "weights"
@@ -542,3 +543,13 @@ def test_a_probe_on_a_gpu_waits_for_it_once_a_step():
             probe.check(loss)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_loss_that_is_a_number_is_judged_and_what_is_no_model_refused():
+    probe = NanProbe(Net())
+    probe.model(X)
+    assert probe.look(1.5) is None
+    probe.model(X)
+    assert probe.look(float("nan")).phase == "loss"
+    with pytest.raises(TypeError, match="watches a model, .* and got SGD"):
+        NanProbe(torch.optim.SGD(probe.model.parameters()))

@@ -46,7 +46,7 @@ def test_tensors_from_outside_count_when_they_are_watched():
         tracker.watch(outside)
         tracker.watch(row)  # the same storage
         assert tracker.current == MIB
-    with pytest.raises(TypeError, match="got a list"):
+    with pytest.raises(TypeError, match="got list"):
         tracker.watch([outside])
 
 

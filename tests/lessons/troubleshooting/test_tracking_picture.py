@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from torchcourse.lessons.troubleshooting import tracking_picture as picture
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
 
 MIB = 2**20
@@ -35,3 +36,9 @@ def test_the_finding_is_the_peak_and_its_largest_kind(tracked):
     assert tops == pytest.approx(tracked.peak / MIB)  # the picture reaches the peak that the title tells
     assert {"forward", "backward"} <= {text.get_text() for text in above.texts}
     assert "relu [500×200] in layer 2, 391.0 KiB" in picture.describe_memory(tracked)
+
+
+def test_a_tracker_that_was_never_active_says_so():
+    idle = MemoryTracker()
+    assert picture.describe_memory(idle) == "Nothing was made or watched while the tracker was active."
+    assert picture.draw_memory(idle).axes[0].get_ylim()[1] > 0

@@ -13,6 +13,7 @@ its growth is named where no tensor explains it.
 
 import contextlib
 import gc
+import inspect
 import statistics
 import traceback
 import weakref
@@ -30,7 +31,7 @@ from torchcourse.lessons.troubleshooting.host_memory import bytes_in_use, is_exa
 from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts
 from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker
 from torchcourse.source_lines import Line, hide, user_lines
-from torchcourse.units import format_bytes
+from torchcourse.units import counted, format_bytes
 
 hide(__file__)
 
@@ -176,7 +177,9 @@ class LeakWatch:
         """
         steps = len(self._bytes)
         if steps < 5:
-            raise ValueError(f"A leak shows by its growth, and {steps} steps show none: watch at least 5.")
+            raise ValueError(
+                f"A leak shows by its growth, and {counted(steps, 'step')} cannot show it: watch at least 5."
+            )
         unseen = self._unseen_a_step(self._count_untold())
         return LeakReport(self._bytes, self._nodes, self._leaks(steps), self._in_cycles, unseen)
 
@@ -274,7 +277,11 @@ def find_leaks(step: Callable[[], Any], steps: int = 10) -> LeakReport:
 
     Raises:
         ValueError: for fewer than five steps.
+        TypeError: if `step` is no function of a step.
     """
+    if not callable(step) or inspect.isgeneratorfunction(step):
+        got = "a generator, of which no line would run" if callable(step) else type(step).__name__
+        raise TypeError(f"find_leaks() calls a step itself: pass the function, without parentheses. It got {got}.")
     with LeakWatch() as watch:
         for _ in range(steps):
             step()

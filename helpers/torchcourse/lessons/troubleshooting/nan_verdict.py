@@ -213,8 +213,9 @@ class _Forward:
 
 
 NOT_SEEN = (
-    "The probe saw no layer in this step, so it cannot tell where: torch.compile and TorchScript run a model past its "
-    "hooks. Check a step with torch.compiler.set_stance('force_eager'), or without the script."
+    "The probe saw no layer in this step, so it cannot tell where. Is its model still the one that is trained, and the "
+    "probe not closed? torch.compile and TorchScript run a model past its hooks: check a step with "
+    "torch.compiler.set_stance('force_eager'), or without the script."
 )
 
 

@@ -67,6 +67,8 @@ class NanProbe:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"NanProbe watches a model, an nn.Module, and got {type(model).__name__}.")
         self.model, self.step = model, 0
         self.skipped: list[Finding] = []
         """Overflows that a GradScaler answers by skipping the step and lowering its scale: no faults."""
@@ -101,7 +103,7 @@ class NanProbe:
             handle.remove()
         self._handles.clear()
 
-    def check(self, loss: torch.Tensor | None = None, scaler: GradScaler | None = None) -> None:
+    def check(self, loss: torch.Tensor | float | None = None, scaler: GradScaler | None = None) -> None:
         """End a step, after `backward()` and before the optimizer's step. Raises NotFinite.
 
         Args:
@@ -112,16 +114,16 @@ class NanProbe:
         if (finding := self._end_step(loss, scaler)) is not None:
             raise NotFinite(finding)
 
-    def look(self, loss: torch.Tensor | None = None, scaler: GradScaler | None = None) -> Finding | None:
+    def look(self, loss: torch.Tensor | float | None = None, scaler: GradScaler | None = None) -> Finding | None:
         """End a step as `check` does, but return what was found instead of raising it."""
         return self._end_step(loss, scaler)
 
-    def _end_step(self, loss: torch.Tensor | None, scaler: GradScaler | None) -> Finding | None:
+    def _end_step(self, loss: torch.Tensor | float | None, scaler: GradScaler | None) -> Finding | None:
         record, before = self._record, self._before
         self._record, self._before = StepRecord(record.number + 1), record
         self._seen, self._evaluation = _NOTHING, None
         self.step = self._record.number
-        record.forward += values_of("", "the loss", "loss", loss)
+        record.forward += values_of("", "the loss", "loss", loss if loss is None else torch.as_tensor(loss))
         learning = {name: p.grad for name, p in self.model.named_parameters() if p.requires_grad and p.grad is not None}
         record.gradients = _gradient_norms(learning)
         if loss is not None and not record.called:

@@ -161,7 +161,10 @@ class MemoryTracker(TorchDispatchMode):
             elif isinstance(thing, torch.Tensor):
                 self._label(thing, "others", "input")
             else:
-                raise TypeError(f"watch() takes models, optimizers and tensors, but got a {type(thing).__name__}.")
+                raise TypeError(
+                    "watch() takes models, optimizers and tensors, each as an argument of its own, and got "
+                    f"{type(thing).__name__}."
+                )
 
     def adopt(self, tensor: torch.Tensor) -> None:
         """Count a tensor that was made out of sight. Its operation is "unseen", its step the present one."""

@@ -27,7 +27,7 @@ def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None =
     end = max(timeline.ops, default=0) + 1
     _draw_kinds(above, timeline, capacity)
     above.set_title(_finding(tracker))
-    above.set_ylim(0, 1.25 * max(tracker.peak, capacity or 0) / MIB)
+    above.set_ylim(0, 1.25 * max(tracker.peak, capacity or 0, 1) / MIB)
     lives = _longest_largest(tracker, largest)
     for row, life in enumerate(lives):
         died = end if life.died is None else life.died
@@ -50,13 +50,17 @@ def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None =
 def describe_memory(tracker: MemoryTracker) -> str:
     """Say in words what `draw_memory` shows."""
     tops = "; ".join(_label(life) for life in _longest_largest(tracker, 3))
+    if not tops:
+        return f"{_finding(tracker)}.{describe_unseen(tracker)}"
     return f"{_finding(tracker)}. Below it the lives of the largest tensors: {tops}.{describe_unseen(tracker)}"
 
 
 def _finding(tracker: MemoryTracker) -> str:
+    if not tracker.peak:
+        return "Nothing was made or watched while the tracker was active"
     kinds = tracker.peak_by_kind()
     kind, most = max(kinds.items(), key=lambda item: item[1])
-    return f"Peak {format_bytes(tracker.peak)}, {most / max(1, tracker.peak):.0%} of it {kind}"
+    return f"Peak {format_bytes(tracker.peak)}, {most / tracker.peak:.0%} of it {kind}"
 
 
 def _draw_kinds(axis: Axes, timeline: Timeline, capacity: int | None) -> None:
