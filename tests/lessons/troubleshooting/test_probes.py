@@ -551,5 +551,5 @@ def test_a_loss_that_is_a_number_is_judged_and_what_is_no_model_refused():
     assert probe.look(1.5) is None
     probe.model(X)
     assert probe.look(float("nan")).phase == "loss"
-    with pytest.raises(TypeError, match="watches a model, .* and got SGD"):
+    with pytest.raises(TypeError, match=r"watches a model, .* and got SGD"):
         NanProbe(torch.optim.SGD(probe.model.parameters()))
