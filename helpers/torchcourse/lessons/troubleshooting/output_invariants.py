@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, TorchCalls, drops, transforming
+from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
@@ -50,23 +51,17 @@ def _constant(batch: torch.Tensor | None, share: float) -> bool:
     return bool((numbers - numbers[:1]).abs().max() <= share * (1 + numbers.abs().max()))
 
 
-class _Drops:
+class _DropoutCalls(TorchFunctionMode):
     """Counts the calls of dropout functions that drop."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count = 0
 
-    def on_dropout(self) -> None:
-        self.count += 1
-
-
-class _DropoutCalls(TorchCalls):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         attends = func is torch.nn.functional.scaled_dot_product_attention
         share = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
         if (func in DROPOUTS and drops(args, kwargs)) or (attends and share > 0):
-            self._watch.on_dropout()
+            self.count += 1
         return func(*args, **kwargs)
 
 
@@ -77,8 +72,7 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
         return
     batch = kept[-1].inputs
     assert batch is not None
-    drop = _Drops()
-    with _DropoutCalls(drop):
+    with _DropoutCalls() as drop:
         found = in_evaluation(run.model, [(batch, ALL), (batch, ALL)], kept[-1].call)
     if found is None:
         return

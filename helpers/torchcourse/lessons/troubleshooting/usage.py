@@ -62,8 +62,8 @@ class Usage:
         self._open.callback(register_module_parameter_registration_hook(hook).remove)
         for name, tensor in _computed_in(self._model):
             self._computed[name] = weakref.ref(tensor), []
-            used = partial(self._on_use, self._computed[name][1])
-            self._open.callback(tensor.register_hook(used).remove)
+            hook = partial(lambda used, _gradient: used.append(True), self._computed[name][1])
+            self._open.callback(tensor.register_hook(hook).remove)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -79,10 +79,6 @@ class Usage:
         return {
             name: bool(used) for name, (kept, used) in self._computed.items() if now.get(name) is kept() is not None
         }
-
-    @staticmethod
-    def _on_use(used: list[bool], _gradient: torch.Tensor) -> None:
-        used.append(True)
 
     def on_step(self) -> None:
         """Forget the derivatives of the step that has been taken."""
