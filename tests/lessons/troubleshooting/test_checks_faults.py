@@ -686,6 +686,8 @@ def count_of_good(loss):
         (lambda loss: (by_sum_of_flags(loss), loss.backward())[0], "backward_called"),
         (all_bad, "all_not_any"),
         (lambda loss: False, "never"),
+        (lambda loss: (by_sum_of_flags(loss), loss.detach_())[0], "inputs_changed"),
+        (lambda loss: (by_sum_of_flags(loss), loss.data.zero_())[0], "inputs_changed"),
         (lambda loss: print(by_gathering(loss)), "wrong_type"),
         (lambda loss: str(by_gathering(loss)), "wrong_type"),
         (count_of_good, "good_accused"),

@@ -148,16 +148,18 @@ _LOSSES = (
 )
 
 
-def _ask(learner: Callable) -> tuple[list, bool]:
+def _ask(learner: Callable) -> tuple[list, bool, bool]:
     """Call the learner's function once for each row of losses, run by each rank; return the answers, and whether one
-    of the losses was sent backward."""
-    answers, backward = [], False
+    of the losses was sent backward, or is another than before."""
+    answers, backward, changed = [], False, False
     for row in _LOSSES:
         loss = torch.tensor(row[dist.get_rank()], device=device(), requires_grad=True)
-        answer = learner(loss * 1.0)
+        given = loss * 1.0
+        answer = learner(given)
         answers.append(answer.item() if hasattr(answer, "item") else answer)
         backward |= loss.grad is not None
-    return answers, backward
+        changed |= given.grad_fn is None or not torch.allclose(given, loss, rtol=0.0, atol=0.0, equal_nan=True)
+    return answers, backward, changed
 
 
 @check
@@ -171,12 +173,12 @@ def any_rank_bad(learner: Callable) -> str:
         hang="The ranks wait for one another: not all of them make the same calls. Is the collective inside an if?",
         left_alone=None,
     )
-    if any(backward for _, backward in asked):
+    if any(backward for _, backward, _ in asked):
         raise Wrong(
             "backward_called",
             "Your function calls backward(). Whether this step is taken is decided before: only look.",
         )
-    answers = [rank for rank, _ in asked]
+    answers = [rank for rank, _, _ in asked]
     right = [any(not math.isfinite(value) for value in row) for row in _LOSSES]
     for value in (value for rank in answers for value in rank):
         if not isinstance(value, bool | int | float):
@@ -184,6 +186,10 @@ def any_rank_bad(learner: Callable) -> str:
     answers = [[bool(value) for value in rank] for rank in answers]
     if any(rank != right for rank in answers):
         _judge_answers(answers, right)
+    if any(changed for *_, changed in asked):
+        raise Wrong(
+            "inputs_changed", "The answers are right, and the loss is no longer what it was: its backward() comes next."
+        )
     return "One bad loss on any rank, NaN or infinite, and all ranks know."
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, copies, refuse_known, tensor_of
+from torchcourse.units import counted
 
 
 class _Crossed(nn.Module):
@@ -36,7 +37,8 @@ def first_bad_layer(learner: Callable) -> str:
             _refuse_hooks(model)
             if model.calls != 1:
                 raise Wrong(
-                    "calls", f"The model is to be called once, and your function called it {model.calls} times."
+                    "calls",
+                    f"The model is to be called once, and your function called it {counted(model.calls, 'time')}.",
                 )
             if answer == "late" and name == "block.2" and math.isnan(value):
                 _tell_why_late(learner)

@@ -10,6 +10,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, same
+from torchcourse.units import counted
 
 
 @check
@@ -26,7 +27,9 @@ def unchanged(learner: Callable) -> str:
             raise Wrong("thawed", "A parameter that was frozen before your question learns after it. Only look.")
         trainable = {name for name, value in model.named_parameters() if value.requires_grad}
         if step.calls != steps:
-            raise Wrong("steps_ignored", f"step() was to be called {steps} times, and was called {step.calls} times.")
+            raise Wrong(
+                "steps_ignored", f"step() was to be called {steps} times, and was called {counted(step.calls, 'time')}."
+            )
         names = _names_in(answer)
         if names == trainable - right:
             raise Wrong("inverted", "You list the parameters that have changed. Asked for are the others.")
