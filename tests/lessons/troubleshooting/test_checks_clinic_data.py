@@ -170,6 +170,14 @@ def test_promised_more_accepts(changes):
             ],
             "lengths_differ",
         ),
+        (
+            [FIRST, (RETURN, AUGMENTED.replace("(images[val], labels[val])", "(images[val].flatten(1), labels[val])"))],
+            "wrong_type",
+        ),
+        (
+            [FIRST, (RETURN, AUGMENTED.replace("(images[val], labels[val])", "(images[val], labels[val].tolist())"))],
+            "wrong_type",
+        ),
     ],
 )
 def test_promised_more_refuses(changes, symptom):

@@ -155,6 +155,12 @@ def test_details_are_lost_refuses(changes, symptom):
     refused(repair(RECORDS, *broken(RECORDS, *changes)), symptom)
 
 
+def test_details_are_lost_says_that_no_record_arrives():
+    with pytest.raises(Wrong, match="none arrives") as refusal:
+        details_are_lost._order([], 3, (1,))
+    assert refusal.value.symptom == "samples_lost"
+
+
 def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line():
     checked = repair(
         RECORDS, *broken(RECORDS, RAISE, (LINES, LINES + "        [parse_record(x) for x in self.lines]\n"))
@@ -184,6 +190,7 @@ def test_details_are_lost_says_in_whose_place_a_record_comes_twice(numbers, plac
 JITTER = "augmentation_adds_nothing"
 MADE = "        self.random = np.random.default_rng(seed)\n"
 DRAW = "        brightness = self.random.uniform(0.5, 1.5)\n"
+FROM_TORCH = "        brightness = 0.5 + torch.rand(()).item()\n"
 OPTION = "num_workers=2"
 BY_WORKER = (
     (
@@ -236,12 +243,12 @@ def test_augmentation_adds_nothing_accepts(changes):
             [
                 ("generator=order,", ""),
                 ("shuffle=True", "shuffle=False"),
-                (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n"),
+                (DRAW, FROM_TORCH),
             ],
             "no_shuffle",
         ),
         (
-            [("        generator=order,\n", ""), (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n")],
+            [("        generator=order,\n", ""), (DRAW, FROM_TORCH)],
             "not_repeatable",
         ),
         ([(OPTION, "num_workers=1"), *by_worker("torch.utils.data.get_worker_info().seed")], "fewer_workers"),
@@ -253,9 +260,11 @@ def test_augmentation_adds_nothing_accepts(changes):
             "inputs_changed",
         ),
         (
-            [("manual_seed(seed)", "manual_seed(0)"), (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n")],
+            [("manual_seed(seed)", "manual_seed(0)"), (DRAW, FROM_TORCH)],
             "seed_ignored",
         ),
+        ([("batch_size=32", "batch_size=8"), (DRAW, FROM_TORCH)], "other_batches"),
+        ([(OPTION, OPTION + ", drop_last=True"), (DRAW, FROM_TORCH)], "samples_lost"),
     ],
 )
 def test_augmentation_adds_nothing_refuses(changes, symptom):
@@ -263,7 +272,7 @@ def test_augmentation_adds_nothing_refuses(changes, symptom):
 
 
 def test_augmentation_adds_nothing_says_that_the_labels_are_different_ones():
-    scaled = [(DRAW, "        brightness = 0.5 + torch.rand(()).item()\n"), ("self.labels[index],", "0 * index,")]
+    scaled = [(DRAW, FROM_TORCH), ("self.labels[index],", "0 * index,")]
     checked = repair(JITTER, *broken(JITTER, *scaled))
     refused(checked, "samples_lost")
     assert "images with 1 different labels." in checked.message

@@ -16,7 +16,7 @@ from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
 
-EPOCHS = 2
+EPOCHS, BATCH = 2, 32
 SHOWN = ("epoch 0, batch 0", "epoch 0, batch 1", "epoch 1, batch 0")
 
 
@@ -36,7 +36,7 @@ def evidence(program: Program) -> None:
 
 def judge(program: Program, seed: int) -> str:
     """Fetch three epochs in a process of its own, twice with one seed and once with another; look at what was drawn."""
-    count = 96 + 32 * (seed % 2)
+    count = 3 * BATCH + 4 + BATCH * (seed % 2)  # the last batch is a short one
     images, labels = torch.ones(count, 1, 28, 28), torch.arange(count)
     workers, runs, orders, whole = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
     if not workers:
@@ -65,6 +65,8 @@ def judge(program: Program, seed: int) -> str:
     if torch.equal(drawn, other):
         raise Wrong("seed_ignored", "Runs with two different seeds draw the same numbers.")
     expect_orders_by_seed(orders)
+    if orders[0] and len(orders[0][0]) != BATCH:
+        raise Wrong("other_batches", f"The batches were {BATCH} images long, and no longer are.")
     return f"Healed: {EPOCHS} epochs draw {drawn.numel()} different numbers in 2 workers, the same for the same seed."
 
 

@@ -216,6 +216,8 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
     case = f"Of {count} records {readable} can be read:"
     found = image_numbers([row for rows, _ in batches for row in rows], count, cut_off)
     order = [number for number in found if number is not None]
+    if not found:
+        raise Wrong("samples_lost", f"{case} none arrives. An epoch is over before its first batch, without an error.")
     if not order:
         raise Wrong(
             "pixels_changed",

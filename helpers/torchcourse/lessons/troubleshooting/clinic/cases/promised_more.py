@@ -46,6 +46,9 @@ def judge(program: Program, seed: int) -> str:
     expect_pair(given, "the pairs to train on and to validate on")
     for pair in given:
         expect_pair(pair, "images and labels in each pair")
+        shapes = [part.shape[1:] if isinstance(part, torch.Tensor) else None for part in pair]
+        if shapes != [images.shape[1:], labels.shape[1:]]:
+            raise Wrong("wrong_type", "In each pair, return images [N, 1, 28, 28] and labels [N], as they came.")
     train, val = given
     _judge_originals(_numbers(train), _numbers(val), originals, share)
     for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
