@@ -39,6 +39,35 @@ def together(windows: Iterator[Sequence], device: torch.device) -> Iterator[Sequ
         yield window
 
 
+def check_alike(given: dict[str, Any]) -> None:
+    """Raise ValueError for what differs between ranks, which would then wait for each other in vain, or drift apart.
+
+    Every rank has to call it.
+
+    Args:
+        given: what the Trainer and its fit were given, by name.
+    """
+    settings = {name: given[name] for name in _ALIKE}
+    settings |= {name: "None" if given[name] is None else "given" for name in _GIVEN}
+    settings |= {"metrics": list(given["metrics"]), "scheduler": type(given["scheduler"]).__name__}
+    settings["the learning rate"] = [float(group["lr"]) for group in given["optimizer"].param_groups]
+    of_ranks = who.gather(settings)
+    for name in settings:
+        for rank, other in enumerate(of_ranks):
+            if other[name] != of_ranks[0][name]:
+                raise ValueError(
+                    f"{name} is {of_ranks[0][name]} on rank 0, and {other[name]} on rank {rank}. Give all ranks the "
+                    "same: what one of them does for all, such as writing files, the Trainer leaves to rank 0 itself."
+                )
+
+
+_ALIKE = (
+    *("epochs", "max_steps", "resume", "accumulate", "clip_norm", "precision", "schedule_by"),
+    *("log_every", "save_every", "monitor", "mode", "patience"),
+)
+_GIVEN = ("checkpoint_dir", "after_epoch", "val_loader")
+
+
 def check_shares(loader: Any, batch: Any) -> None:
     """Raise ValueError if all ranks train on the same samples: they got one batch, or each shuffles one dataset.
 

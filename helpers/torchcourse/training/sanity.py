@@ -20,7 +20,7 @@ from torchcourse.ranks import who
 from torchcourse.training.checkpoint import parameter_names, some
 from torchcourse.training.containers import fingerprint, mapped
 from torchcourse.training.explanations import LONE, UNUSED
-from torchcourse.training.lockstep import check_shares
+from torchcourse.training.lockstep import check_alike, check_shares
 from torchcourse.training.losses import reduction
 from torchcourse.training.metrics import Metric, OverAll, applied, check_rows, check_value
 from torchcourse.training.schedules import check_made_for, check_mode
@@ -239,20 +239,20 @@ def checked_folder(checkpoint_dir: Path | None) -> Path:
 
 
 def check_fit(
-    monitor: str,
-    metrics: Mapping[str, Metric | OverAll],
+    given: Mapping[str, Any],
     train_loader: Iterable,
     epochs: int | None,
     max_steps: int | None,
     val_loader: Iterable | None,
+    resume: bool,
 ) -> None:
     """Raise ValueError for a fit that cannot work. Every rank has to call it.
 
     Args:
-        monitor: the value that says which epoch is best.
-        metrics: by name.
-        train_loader, epochs, max_steps, val_loader: as `Trainer.fit` got them.
+        given: what the Trainer was given, by name.
+        train_loader, epochs, max_steps, val_loader, resume: as `Trainer.fit` got them.
     """
+    monitor, metrics = given["monitor"], given["metrics"]
     for name, value in (("epochs", epochs), ("max_steps", max_steps)):
         if value is not None and (not is_whole_number(value) or value < 1):
             raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
@@ -263,6 +263,8 @@ def check_fit(
         names += [f"val_{name}" for name in ["loss", *metrics]]
     if monitor not in names and (val_loader is not None or monitor.removeprefix("val_") not in names):
         raise ValueError(f"monitor={monitor!r} is not among the values of this fit: {', '.join(names)}.")
+    of_fit = {"epochs": epochs, "max_steps": max_steps, "val_loader": val_loader, "resume": resume}
+    check_alike(dict(given) | of_fit)
     shares = who.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
     batches, samples = zip(*shares, strict=True)
     if set(batches) == {0} or (val_loader is not None and set(who.gather(length(val_loader))) == {0}):

@@ -164,7 +164,7 @@ class Trainer:
             FloatingPointError: when the loss, a weight or the optimizer's state is no longer a finite number.
             CheckpointError: when resuming from a file that is damaged or belongs to a different model.
         """
-        sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
+        sanity.check_fit(vars(self), train_loader, epochs, max_steps, val_loader, resume)
         self._keeper.begin(self, resume, overwrite)
         self.settings = resuming.settings(train_loader, self)
         last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)

@@ -223,6 +223,28 @@ def test_training_on_the_same_data_on_all_ranks_is_refused(seed, sentence):
     assert caught.value.kind == "ValueError"
 
 
+def fit_with(options, validated):
+    model, optimizer = model_and_optimizer()
+    chosen = options if dist.get_rank() == 0 else {}
+    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), progress=False, **chosen)
+    trainer.fit(make_loader(data(48), 8), 1, make_loader(data(8), 4) if validated and dist.get_rank() == 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"checkpoint_dir": "run"}, "checkpoint_dir is given on rank 0, and None on rank 1"),
+        ({"after_epoch": print}, "after_epoch is given on rank 0"),
+        ({"log_every": 2}, "log_every is 2 on rank 0, and 50 on rank 1"),
+        ({"metrics": {}}, r"metrics is \[\] on rank 0"),
+        ({}, "val_loader is given on rank 0"),
+    ],
+)
+def test_what_one_rank_alone_was_given_is_refused(options, sentence):
+    with pytest.raises(RankError, match=f"{sentence}.*Give all ranks the same"):
+        run_ranks(fit_with, options, not options, world_size=2)
+
+
 @pytest.mark.parametrize("samples", [[48, 40], [48, 47]])
 def test_unequal_shares_are_refused(samples):
     with pytest.raises(RankError, match=rf"of \[{samples[0]}, {samples[1]}\] samples.*deals equally"):
