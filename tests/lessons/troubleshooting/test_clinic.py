@@ -113,6 +113,8 @@ def test_the_board_knows_who_is_healed():
     repair("learns_then_forgets", *reference("learns_then_forgets"))
     repair("learns_then_forgets", *broken("learns_then_forgets", ("total / count", "total")))
     assert repr(clinic.board()).startswith("1 of")
+    with pytest.raises(ValueError, match=r"no ward 'loops'\. It has: loop, "):
+        clinic.board("loops")
 
 
 def test_discharge_tells_the_diagnosis_to_the_healed_only():

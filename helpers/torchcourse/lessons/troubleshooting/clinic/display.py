@@ -124,7 +124,14 @@ class Hints:
 
 
 def board(*wards: str) -> Sheet:
-    """Return who is healed and who is not, with the hints that it took; of these wards, or of all."""
+    """Return who is healed and who is not, with the hints that it took; of these wards, or of all.
+
+    Raises:
+        ValueError: if there is no such ward; names those that there are.
+    """
+    for ward in wards:
+        if ward not in WARDS:
+            raise ValueError(f"The clinic has no ward '{ward}'. It has: {', '.join(WARDS)}.")
     entries = [entry for entry in journal.read() if entry["kind"] in ("check", "clinic")]
     rows, healed, total = [], 0, 0
     for ward in wards or WARDS:

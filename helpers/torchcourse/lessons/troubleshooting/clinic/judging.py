@@ -40,9 +40,12 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
         # Whatever a part leaves behind, the next one finds autograd as it was.
         with program.lend_names(), one_thread(), quietly, time_limit(TIME_LIMIT), torch.enable_grad():
             try:
-                return case.judge(program, seed)
-            finally:
-                _refuse_autograd_off()  # an error, too, may come of it
+                healed = case.judge(program, seed)
+            except Exception:
+                _refuse_autograd_off()  # an error may come of it
+                raise
+            _refuse_autograd_off()
+            return healed
     except TimeIsUp as end:
         text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end? If so, "
         raise Wrong("endless", f"{text}it is too slow.{still_at(end)}") from None

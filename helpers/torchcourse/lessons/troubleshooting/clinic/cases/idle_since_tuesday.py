@@ -15,7 +15,6 @@ from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.units import counted
 
 SHOWN = 10  # images at once
 
@@ -125,7 +124,7 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
     if wrong:
         raise Wrong(
             "still_there",
-            f"{case} {counted(len(wrong), 'scan')} with a wrong label, the first of them at position {wrong[0]}. "
+            f"{case} scans have a wrong label, {len(wrong)} of {len(found)}, the first of them at position {wrong[0]}. "
             "Which label belongs to the scan before it, and which to the scan after it?",
         )
 

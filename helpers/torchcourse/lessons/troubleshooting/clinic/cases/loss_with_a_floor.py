@@ -123,14 +123,13 @@ def _judge_probabilities(program: Program, model: nn.Module, images: torch.Tenso
             "times NaN: the exponential of a large logit is infinite. Is there a function that does without it?",
         )
     sums = given.sum(1)
-    said = f"adds up to {sums.min().item():.2f} to {sums.max().item():.2f} per row"
+    said = f"what probabilities() returns adds up to {sums.min().item():.2f} to {sums.max().item():.2f} per row"
     if torch.allclose(sums, torch.ones(()), atol=1e-3):
-        said = f"adds up to 1 per row, and goes from {given.min().item():.2f} to {given.max().item():.2f}: it is not "
-        said += "how probable the network takes each class to be"
+        said = f"what probabilities() returns adds up to 1 per row, and goes from {given.min().item():.2f} to "
+        said += f"{given.max().item():.2f}: it is not how probable the network takes each class to be"
     raise Wrong(
         "no_probabilities",
-        f"The training is right, but what probabilities() returns {said}. Who turned outputs into probabilities "
-        "before?",
+        f"The training is right, but {said}. Who turned outputs into probabilities before?",
     )
 
 
