@@ -75,8 +75,11 @@ def test_what_is_shuffled_keeps_its_rows(rows: Any, alarms: list[str]) -> None:
     assert names(program) == alarms
 
 
+SHARED = np.random.RandomState(0)
+
+
 class Draws(Dataset):
-    """Samples with noise from NumPy's common generator, from its own, or from none."""
+    """Samples with noise from NumPy's common generator, from its own, from one of the module, or from none."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.own = kind, np.random.RandomState(0)
@@ -85,7 +88,7 @@ class Draws(Dataset):
         return 8
 
     def __getitem__(self, number: int) -> float:
-        own: Any = {"own": self.own, "common": np.random}.get(self.kind)
+        own: Any = {"own": self.own, "common": np.random, "module": SHARED}.get(self.kind)
         return number + (0.0 if own is None else own.rand())
 
 
@@ -98,6 +101,7 @@ class Draws(Dataset):
         ("common", 2, lambda _: np.random.seed(torch.initial_seed() % 2**32), []),
         ("common", 2, None, []),
         ("own", 2, None, ["workers_alike"]),
+        ("module", 2, None, ["workers_alike"]),
         ("own", 1, None, ["epochs_alike"]),
         ("none", 2, lambda _: np.random.seed(42), []),
     ],

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Weighte
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.surroundings import Iteration
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
+from torchcourse.training.generators import generators_of, random_state, set_random_state
 
 PILED_AT_LEAST = 3  # steps with samples that were changed in place before
 SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
@@ -222,18 +223,22 @@ def _undisturbed() -> Iterator[None]:
 def _drawing(loader: Any) -> tuple[list[str], list[bool]]:
     """Return what a sample is drawn from: the dataset's own generators by name, and which of the common ones."""
     held = _held_generators(loader.dataset, 3)
+    around = [one for one in generators_of(loader.dataset) if all(one is not other for other in held.values())]
     names, used = list[str](), [False] * len(_COMMON)
-    if not held and loader.worker_init_fn is None:
+    if not held and not around and loader.worker_init_fn is None:
         return names, used
+    kept, states = random_state(around), [*map(_state, around)]
     with _undisturbed():
         tried = copy.deepcopy(loader.dataset) if held else loader.dataset
         before, common = {name: _state(one) for name, one in held.items()}, [_state(one) for one in _COMMON]
         sample = next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
         after = {name: _state(one) for name, one in _held_generators(tried, 3).items()}
         names += [name for name, state in before.items() if state != after.get(name, state)]
+        names += ["a generator of its module"] * ([*map(_state, around)] != states)
         with contextlib.suppress(Exception):  # perhaps one sample is no batch
             loader.collate_fn([sample])
         used = [_state(one) != state for one, state in zip(_COMMON, common, strict=True)]
+    set_random_state(kept, around)
     return names, used
 
 
