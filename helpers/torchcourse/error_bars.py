@@ -85,6 +85,7 @@ def paired(ones: ArrayLike, others: ArrayLike) -> Difference:
     Raises:
         ValueError: for lists of different lengths, fewer than two seeds, or a value that is not a finite number.
     """
+    rounding = max(_rounding(ones), _rounding(others))  # 0.1 + 0.2 is not above 0.3
     ones, others = np.asarray(ones, dtype=float), np.asarray(others, dtype=float)
     if ones.shape != others.shape or ones.ndim != 1 or len(ones) < 2:
         raise ValueError(
@@ -97,9 +98,14 @@ def paired(ones: ArrayLike, others: ArrayLike) -> Difference:
             "worst value that it can have, or leave its seed out on both sides and say so."
         )
     differences = ones - others
-    rounding = np.finfo(float).eps * max(abs(ones).max(), abs(others).max())  # 0.1 + 0.2 is not above 0.3
-    error = max(standard_error(differences).item(), rounding.item())
-    return Difference(differences.mean().item(), error, len(differences))
+    return Difference(differences.mean().item(), max(standard_error(differences).item(), rounding), len(differences))
+
+
+def _rounding(values: ArrayLike) -> float:
+    """Return how much the largest number may be off by the rounding of its own type, such as float32."""
+    given = np.asarray(values)
+    kind = given.dtype if given.dtype.kind == "f" else float
+    return float(np.finfo(kind).eps * np.max(np.abs(given.astype(float)), initial=0.0))
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:

@@ -24,6 +24,9 @@ def test_a_rounding_error_is_no_difference():
     assert same.mean != 0
     assert not same.clear
     assert paired([97.0] * 3, [96.0] * 3).clear
+    ones = np.full(3, 0.3, dtype=np.float32)
+    assert not paired(ones, np.nextafter(ones, np.float32(1))).clear
+    assert paired(ones, ones + np.float32(1e-5)).clear
 
 
 def test_an_interval_of_95_per_cent_covers_the_truth_that_often():
