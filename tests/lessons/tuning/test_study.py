@@ -535,6 +535,18 @@ def test_a_failed_trial_leaves_its_memory_to_the_next_one(fails, search):
     assert alive == [0] * 10
 
 
+def test_an_error_that_is_its_own_cause_ends_its_trial():
+    def objective(settings):
+        yield 0.5
+        try:
+            raise RuntimeError("of itself")
+        except RuntimeError as error:
+            raise error from error
+
+    with pytest.raises(StudyError, match="of itself"):
+        run(open_study(None, SPACE), objective, 9, progress=False)
+
+
 def test_what_an_objective_does_to_its_settings_stays_in_its_trial():
     """Optuna refused the second trial, since the values of the space had changed."""
     space, seen = {"layers": ([8], [16])}, []

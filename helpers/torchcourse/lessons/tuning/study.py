@@ -339,8 +339,10 @@ def _counting_failures(
             under_way.clear()
             in_a_row[:] = [*in_a_row, end] if isinstance(end, _Failure) else []
             error: BaseException | None = end
-            while error:  # its frames hold what filled the memory, which the next trial needs
-                traceback.clear_frames(error.__traceback__)
+            cleared: set[int] = set()
+            while error and id(error) not in cleared:  # an error may be its own cause
+                cleared.add(id(error))
+                traceback.clear_frames(error.__traceback__)  # they hold what filled the memory, which the next needs
                 error = error.__cause__ or error.__context__
             raise
         under_way.clear()
