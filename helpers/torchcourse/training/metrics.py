@@ -272,7 +272,10 @@ def _as_tensor(value: Any) -> Any:
 def check_value(name: str, metric: Callable[..., Any], value: Any, outputs: Any, targets: torch.Tensor) -> None:
     """Raise ValueError for a value of which no mean can be made: `applied` returned it for these samples."""
     pair = isinstance(value, tuple) and len(value) == 2
-    numbers = [_is_number(one) for one in (value if pair else [value])]
+    total, *count = value if pair else (value,)
+    if pair and isinstance(total, torch.Tensor):
+        total = total.squeeze()  # a sum over outputs [N, 1] has the shape [1]
+    numbers = [_is_number(one) for one in (total, *count)]
     if not all(numbers) and (pair or not isinstance(value, torch.Tensor) or len(value) != len(targets)):
         raise ValueError(
             f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return one row per "

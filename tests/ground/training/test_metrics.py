@@ -174,6 +174,7 @@ def right(outputs, targets):
         (lambda outputs, targets: right(outputs, targets).mean(), None),
         (lambda outputs, targets: np.array(right(outputs, targets).mean()), None),
         (lambda outputs, targets: (right(outputs, targets).sum(), len(targets)), None),
+        (lambda outputs, targets: (right(outputs, targets)[:, None].sum(0), len(targets)), None),
         (lambda outputs, targets: right(outputs, targets)[None], r"returned shape \[1, 6\] for 6"),
         (lambda outputs, targets: (right(outputs, targets), 6), r"returned \(shape \[6\], int\) for 6"),
         (lambda outputs, targets: right(outputs, targets).tolist() * 2, "returned list for 6"),
