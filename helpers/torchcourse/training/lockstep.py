@@ -77,7 +77,7 @@ def check_shares(loader: Any, batch: Any) -> None:
     if ranks == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
         return
     shuffles = type(sampler) is RandomSampler and not sampler.replacement
-    found = who.gather((fingerprint(batch), _first_sample(loader) if shuffles else []))
+    found = who.gather((fingerprint(batch), _some_samples(loader) if shuffles else []))
     batches, samples = zip(*found, strict=True)
     for prints, what in (
         (batches, "got the same first batch: each would compute the same gradient, and all but one would be of no use"),
@@ -89,12 +89,18 @@ def check_shares(loader: Any, batch: Any) -> None:
             )
 
 
-def _first_sample(loader: Any) -> list[float]:
-    """Return the fingerprint of a dataset's first sample; random numbers and the dataset stay as they are."""
+def _some_samples(loader: Any) -> list[float]:
+    """Return the fingerprint of a dataset: its length, and three samples as they come in a batch.
+
+    One alone may be the same in the shares of all ranks. Random numbers and the dataset stay as they are.
+    """
     generators = generators_of(loader)
     state = random_state(generators)
     found: list[float] = []
     with contextlib.suppress(Exception):  # the loader may ask otherwise
-        found = fingerprint(copy.copy(loader.dataset)[0])
+        dataset, count = copy.copy(loader.dataset), len(loader.dataset)
+        samples = [loader.collate_fn([dataset[number]]) for number in (0, count // 2, count - 1)]
+        prints = fingerprint(samples)
+        found = [count, *prints] if prints and loader.sampler.num_samples == count else []
     set_random_state(state, generators)
     return found

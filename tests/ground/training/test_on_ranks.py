@@ -253,7 +253,13 @@ def test_unequal_shares_are_refused(samples):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_shares_that_were_made_by_hand_are_trained_on(shuffle):
-    shares = run_ranks(fit_on, lambda rank: DataLoader(data(24, seed=rank), 8, shuffle=shuffle), world_size=2)
+    def loader(rank):
+        share = data(24, seed=rank)
+        for tensor in share.tensors:
+            tensor[0] = 0  # as the first file of each share may be blank, and of the first class
+        return DataLoader(share, 8, shuffle=shuffle)
+
+    shares = run_ranks(fit_on, loader, world_size=2)
     assert [history["step"] for history in shares] == [[3], [3]]
 
 
