@@ -72,6 +72,11 @@ def in_one_block(computing, sending):
     return whole(sending) - shared(block, sending)
 
 
+def without_computing(computing, sending):
+    points = [point for span in [*computing, *sending] for point in span]
+    return max(points) - min(points) - whole(computing)
+
+
 def cut_in_front(computing, sending):
     def begins(start):
         return next((stop for begin, stop in computing if begin <= start < stop), start)
@@ -92,6 +97,7 @@ def changes_the_list(computing, sending):
         (shared, "covered"),
         (lambda computing, sending: max(0, whole(sending) - whole(computing)), "difference_of_sums"),
         (lambda computing, sending: whole(sending) - whole(computing), "difference_of_sums"),
+        (without_computing, "idle"),
         (
             lambda computing, sending: max(
                 0, max((e for _, e in sending), default=0) - max((e for _, e in computing), default=0)
@@ -333,6 +339,7 @@ def divides_in_place(features, labels, classes):
         (lambda f, n, c: by_index_add(f, n, c).float(), "dtype"),
         (lambda f, n, c: torch.zeros(c, f.shape[1], dtype=f.dtype).index_add_(0, n, f), "sum_not_mean"),
         (lambda f, n, c: torch.zeros(c, f.shape[1], dtype=f.dtype).index_add_(0, n, f) / len(f), "divided_by_all"),
+        (lambda f, n, c: by_index_add(f, n, c) / torch.bincount(n, minlength=c).eq(1).add(1)[:, None], "wrong_value"),
         (lambda f, n, c: torch.stack([f[n == k].mean(dim=0) for k in range(c)]), "nan"),
         (lambda f, n, c: by_index_add(f, n, c)[: c - 1], "shape"),
         (lambda f, n, c: by_index_add(f.half(), n, c).to(f.dtype), "wrong_value"),

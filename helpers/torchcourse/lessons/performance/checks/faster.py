@@ -28,7 +28,7 @@ FASTER_MEANS, FASTER_LOOP = 5.0, 2.0
 @check
 def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -> str:
     """Compare the values with the loop's, then the times: pairs in turn, each with inputs that were never seen."""
-    cases = [drawn(rows, rows) for rows in (1, 7, 60)]
+    cases = [drawn(rows, rows) for rows in (60, 7, 1)]  # in one row, mistakes look alike
     features, labels, _ = drawn(61, 60)
     cases.append((features[:, :7].contiguous(), labels % 5, 5))  # fewer features and classes, each with rows
     for features, labels, classes in cases:

@@ -72,8 +72,12 @@ def _wrong_times(computing: Intervals, sending: Intervals, right: float) -> dict
             "only what comes after the last computing counts in yours. A gap between two spans waits, too.",
         ),
         "difference_of_sums": (
-            (whole - busy, span - busy),
+            (whole - busy,),
             "you compared sums. Which moments are covered depends on where the spans lie.",
+        ),
+        "idle": (
+            (span - busy,),
+            "you counted all the time without computing. Where nothing is sent either, nothing is exposed.",
         ),
         "less_than_nothing": (
             (whole - sum(end - start for start, end in pairs),),
