@@ -616,6 +616,7 @@ def in_a_hundred_unlucky_ones(first, second, seeds, generator):
         (finding(draw=False), "always_the_same"),
         (finding(error=lambda one, two: one.std(1, ddof=1) / one.shape[1] ** 0.5), "one_error"),
         (finding(error=lambda one, two: np.sqrt(one.var(1, ddof=1) + two.var(1, ddof=1))), "too_rarely"),
+        (finding(error=lambda one, two: np.sqrt((one.std(1, ddof=1) + two.std(1, ddof=1)) / 10)), "too_rarely"),
         (finding(found=lambda gaps, errors, seeds: gaps < 0), "sign"),
         (finding(scale=100), "no_share"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) < t95(2 * seeds - 2) * errors), "the_others_counted"),
@@ -627,6 +628,8 @@ def in_a_hundred_unlucky_ones(first, second, seeds, generator):
         (in_a_hundred, "too_few"),
         (in_a_hundred_unlucky_ones, "too_few"),
         (lambda first, second, seeds, dice: finding()(first, second, min(seeds, len(first)), dice), "few_runs"),
+        (finding(error=lambda one, two: np.sqrt(2 * one.var(1, ddof=1) / one.shape[1])), "few_runs"),
+        (finding(found=lambda gaps, errors, seeds: abs(gaps) > t95(2 * seeds - 1) * errors), "other_factor"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) > errors), "too_often"),
     ],
 )
