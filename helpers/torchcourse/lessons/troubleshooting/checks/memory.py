@@ -273,7 +273,7 @@ class _Room:
             raise Wrong(
                 "too_many_tries", f"200 tries for a limit of {self.limit}, and no end. Each try could halve it."
             )
-        if not 1 <= size <= self.limit or size != int(size):
+        if not hasattr(size, "__index__") or not 1 <= size <= self.limit:  # 16.0 is none for torch, either
             raise Wrong(
                 "outside",
                 f"You tried a batch of {size}. Sizes are whole numbers from 1 to the limit, here {self.limit}.",
