@@ -156,8 +156,8 @@ def batches(learner: Callable[..., Iterable]) -> str:
         if executor.submitted > len(got):
             raise Wrong(
                 "in_pieces",
-                f"{case}, you gave `submit` {executor.submitted} pieces of work for {len(got)} batches. One piece "
-                "fetches and collates a batch: what is not in it begins later.",
+                f"{case}, you gave `submit` {executor.submitted} pieces of work for {len(got)} batches. Fetching and "
+                "collating a batch is one piece.",
             )
         if max(early, default=0) > 0:
             raise Wrong(
