@@ -127,9 +127,9 @@ def errors_explained(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (*ERRORS, AssertionError) as raised:
-        # Where a trial's end cannot be written, Optuna raises "Should not reach." on top of the reason.
-        error = raised.__context__ if isinstance(raised, AssertionError) else raised
+    except (*ERRORS, AssertionError, UnboundLocalError) as raised:
+        # Where a trial's end can be written no more, Optuna raises one of the last two on top of the reason.
+        error = raised if isinstance(raised, ERRORS) else raised.__context__
         if not isinstance(error, ERRORS):
             raise
         causes = (getattr(each, "orig", None) for each in (error, error.__cause__))
