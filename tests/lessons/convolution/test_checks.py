@@ -247,6 +247,7 @@ def in_the_given_tensor(model, x):
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).mean() < 9), "always_one"),
         (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).max() < 1e-5), "signed"),
+        (lambda model, x: tries(model, x, lambda out, moved, n: (out.roll(n, 3) - moved).max() < 1e-5), "signed"),
         (
             lambda model, x: tries(model, x, lambda out, moved, n: moved.allclose(out.roll(n, 3), 0.1, 1e-5)),
             "tolerance",

@@ -16,7 +16,7 @@ def convolve(learner: Callable[..., torch.Tensor]) -> str:
     """Compare with `F.conv2d` over several channels, kernels that are not square, stride and padding."""
     generator = torch.Generator().manual_seed(0)
     cases = [(1, 1, 3, 3, 1, 0), (3, 2, 3, 3, 1, 0), (2, 3, 2, 3, 1, 0), (2, 2, 3, 2, 2, 0), (2, 2, 3, 3, 2, 1)]
-    cases += [(1, 2, 2, 3, 3, 2), (1, 1, 3, 2, 1, 1)]
+    cases += [(1, 2, 2, 3, 3, 2), (1, 1, 3, 2, 1, 2)]
     for channels, outputs, rows, columns, stride, padding in cases:
         x = torch.randn(channels, 6, 8, generator=generator, dtype=torch.float64)
         weight = torch.randn(outputs, channels, rows, columns, generator=generator, dtype=torch.float64)

@@ -33,6 +33,7 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
         "small numbers, with zero padding": (_small(nn.Conv2d(1, 2, 3, padding=1)), _WIDTH),
         "two channels": (_Of(lambda x: torch.cat([x, F.avg_pool2d(x, (1, 2)).repeat_interleave(2, dim=3)], dim=1)), 2),
         "weights that are the picture": (_Of(lambda y: (x * y).mean((1, 2, 3), True).expand_as(y)), _WIDTH),
+        "weights of the other sign": (_Of(lambda y: -(x * y).mean((1, 2, 3), True).expand_as(y)), _WIDTH),
         "a large bias, with zero padding": (nn.Sequential(padded, _Of(lambda y: y + 30)), _WIDTH),
         f"zero padding, {_OTHER_WIDTH} pixels": (padded, _OTHER_WIDTH),
         f"stride 2, {_OTHER_WIDTH} pixels": (halving, 2),
@@ -120,7 +121,8 @@ def _judge_shift(given: Any, right: int, where: str, width: int) -> None:
         )
     if "weights" in where:
         raise Wrong(
-            "signed", f"{where}after a shift by {given} all outputs are smaller. A difference below 0 is one as well."
+            "signed",
+            f"{where}after a shift by {given} all outputs change in one direction. A difference below 0 is one, too.",
         )
     if "small" in where or "large bias" in where:
         raise Wrong(
