@@ -114,7 +114,7 @@ class Trainer:
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.patience, self.progress = monitor, mode, patience, progress
         self.after_step, self.after_epoch = after_step, after_epoch
-        self.device = sanity.checked_device(who.device() if device is None else device)
+        self.device = torch.empty(0, device=who.device()).device if device is None else sanity.checked_device(device)
         sanity.check_arguments(vars(self))  # which are, so far, the arguments
         self.model = sanity.checked_model(unwrap(model)).to(self.device)
         self._learning = Learning(model, self.model, self.device)

@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 from torchcourse import training
 from torchcourse.data import SeededSamples, make_loader
 from torchcourse.models import mlp
+from torchcourse.ranks import who
 from torchcourse.training import CheckpointError, History, Trainer, checkpoint, read_scalars
 
 SAMPLES, WIDTH, CLASSES = 52, 6, 3
@@ -725,6 +726,13 @@ def test_wrong_arguments_get_one_sentence(sentence):
     with pytest.raises(ValueError) as caught:
         trainer(**WRONG_ARGUMENTS[sentence])
     assert sentence in str(caught.value)
+
+
+def test_a_device_that_nobody_named_fails_in_its_own_words(monkeypatch):
+    monkeypatch.setattr(who, "device", lambda: torch.device("hpu"))
+    with pytest.raises((RuntimeError, AssertionError, ImportError)) as caught:
+        trainer(device=None)
+    assert "Without device=" not in str(caught.value)
 
 
 def frozen():
