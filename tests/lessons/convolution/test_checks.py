@@ -260,7 +260,7 @@ def in_the_given_tensor(model, x):
         (lambda model, x: 1e-7, "wrong_type"),
         (lambda model, x: 1, "always_one"),
         (lambda model, x: 2 * tries(model, x), "not_smallest"),
-        (lambda model, x: 576, "not_smallest"),
+        (lambda model, x: 576 * 10**6, "not_smallest"),
         (lambda model, x: 0, "zero"),
         (lambda model, x: tries(model, x) + (tries(model, x) > 2), "wrong_value"),
         (lambda model, x: 24 if tries(model, x) > 1 else 1, "never"),

@@ -104,7 +104,7 @@ def _judge_shift(given: Any, right: int, where: str, width: int) -> None:
         ),
         "zero": (AnyOf(range(-width, 1)), "a shift to the right begins at 1 pixel."),
         "not_smallest": (
-            AnyOf(range(2 * right, int(shift) + 1, right)),
+            AnyOf([shift] if shift > right and shift % right == 0 else []),
             "your shift is followed, but it is not the smallest one.",
         ),
     }
