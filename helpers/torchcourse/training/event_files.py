@@ -80,19 +80,27 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _damaged(content: bytes) -> set[int]:
-    """Return where records begin whose data does not fit its checksum, among those of at most a MiB.
-
-    All are looked at together, in blocks. That begins with zeros in the register, so that zeros before the data change
-    nothing; all ones, with which a CRC-32C begins, turn the first four bytes round instead.
-    """
-    places, place = [], 0
+    """Return where records begin whose data does not fit its checksum, among those of at most a MiB."""
+    parts: list[list[tuple[int, int]]] = []
+    place = room = 0
     while place + 16 <= len(content):
         (length,) = struct.unpack_from("<Q", content, place)
         if 4 <= length <= _LONGEST and place + 16 + length <= len(content):
-            places.append((place, length))
+            if room <= 0:  # all at once takes twice as much memory as the file
+                parts.append([])
+                room = _AT_ONCE
+            parts[-1].append((place, length))
+            room -= length + _BLOCK
         place += 16 + length
-    if not places:
-        return set()
+    return {place for part in parts for place in _damaged_of(content, part)}
+
+
+def _damaged_of(content: bytes, places: list[tuple[int, int]]) -> set[int]:
+    """Return which of these records are damaged, each where it begins and how long it is.
+
+    They are looked at together, in blocks. That begins with zeros in the register, so that zeros before the data change
+    nothing; all ones, with which a CRC-32C begins, turn the first four bytes round instead.
+    """
     (begun, lengths), data = np.array(places).T, np.frombuffer(content, dtype=np.uint8)
     blocks = -(-lengths // _BLOCK)
     ends = blocks.cumsum()
@@ -115,6 +123,7 @@ def _damaged(content: bytes) -> set[int]:
 
 
 _BLOCK = 128
+_AT_ONCE = 2**24
 _LONGEST = 2**20  # bytes, as of an image that fills a screen: longer ones would take longer than all the rest
 
 
