@@ -2,7 +2,7 @@
 
     with kept() as left:
         learner()
-    if left: …                              # ["Your code left gradients switched off …"]
+    if left: …                              # ["your code leaves gradients switched off …"]
 
 Importing this imports no torch: without it, there is nothing to switch.
 """
