@@ -782,7 +782,7 @@ else:
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "that is a mistake in the program, and it was taken for a bad record"</summary>
+# <details><summary>Help – I get "that is a mistake in the program"</summary>
 #
 # `except Exception` catches everything. Name the two classes that a bad file raises: `except (ValueError, OSError) as error`.
 # </details>

@@ -408,7 +408,7 @@ def without_a_list(dataset, sampler, batch_size, collate, submit, ahead):
     [
         (in_two_pieces, "in_pieces"),
         (all_of_them_made, "waited_for"),
-        (without_a_list, "no_list"),
+        (without_a_list, "lazy_samples"),
         (loader(window=lambda ahead: 0), "not_ahead"),
         (loader(window=lambda ahead: 1), "not_far_enough"),
         (loader(window=lambda ahead: 1000), "too_far"),

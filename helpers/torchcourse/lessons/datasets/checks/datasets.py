@@ -104,7 +104,7 @@ def _collate_in(executor: _Executor, in_front: list[list]) -> Callable[[list], t
             in_front.append(samples)
         if not isinstance(samples, Sequence):
             raise Wrong(
-                "no_list",
+                "lazy_samples",
                 f"`collate` was given a value of type {type(samples).__name__}. It takes a list of samples: PyTorch's "
                 "own looks at the first of them, and then at all.",
             )
