@@ -94,9 +94,9 @@ def test(arguments: list[str]) -> int:
         raise Problem(f"{NO_CHROMIUM} With CI=true this is a failure.")
     else:
         print(f"{NO_CHROMIUM} The browser tests are skipped.", flush=True)
-    # Two processes: many tests start ranks of their own, and on two cores a third process made them 15% slower in all.
+    # Three processes, for two cores: many tests wait, for ranks that hang or for a page, and two left cores idle.
     # Without reordering, so that tests/conftest.py decides what begins first.
-    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
+    pytest = [python, "-m", "pytest", "--durations=15", "-n", "3", "--dist", "loadscope", "--no-loadscope-reorder"]
     return run([*pytest, *arguments], environment)
 
 

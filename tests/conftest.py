@@ -1,9 +1,9 @@
 """What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
 
-The suite runs in two processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
+The suite runs in three processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
 fixtures that are expensive, and those of the browser too, for which there is one JupyterLab and one Chromium. Only
 whole notebooks in the sandbox are dealt out one by one. What takes long begins first, so that no process is left with a
-notebook when the other has nothing to do any more.
+notebook when the others have nothing to do any more.
 """
 
 import gc
@@ -87,7 +87,7 @@ def one_thread_in_kernels():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Two processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
+    """Three processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
 
     For each test again, as one that asks for two threads would slow down all that come after it in its process.
     """
