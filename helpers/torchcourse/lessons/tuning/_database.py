@@ -156,7 +156,7 @@ def _refuse_foreign(path: Path) -> None:
         return  # locked, or not to be read: said when the study is opened
     except sqlite3.DatabaseError as error:
         raise StudyError(
-            f"{path} cannot be read as an SQLite database ({error}): give the study another file, or put a copy back."
+            f"{path} cannot be read as an SQLite database ({error}): give the study a new file, or put a copy back."
         ) from error
     if tables and "studies" not in tables:
         raise StudyError(

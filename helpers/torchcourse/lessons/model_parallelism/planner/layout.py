@@ -153,7 +153,7 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     if layout.sequence_parallel and model.sequence // layout.context % layout.tensor:
         raise ValueError(
             f"With sequence parallelism {layout.tensor} tensor ranks cannot share "
-            f"{model.sequence // layout.context} tokens evenly: choose another sequence, or sequence_parallel=False."
+            f"{model.sequence // layout.context} tokens evenly: take a different sequence, or sequence_parallel=False."
         )
     if layout.batch % (layout.data * layout.micro_batch):
         raise ValueError(

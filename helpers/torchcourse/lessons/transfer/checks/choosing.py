@@ -104,7 +104,7 @@ _MISLED = {
         "best_left_out": "The best method is also the cheapest here. It is one of those to choose from.",
         "step_by_step": "The second method is 0.006 below the best one, the third 0.006 below the second. The "
         "margin is 0.01. Each is compared with the best one.",
-        "dearest": "The best of three methods costs less than another one, and the cheapest is 0.012 below it. The "
+        "dearest": "The best of three methods costs less than a second one, and the cheapest is 0.012 below it. The "
         "margin is 0.01. The best method is the one with the best mean, whatever it costs.",
         "not_cheapest": "Of the methods that are less than the margin below the best, take the one that costs least.",
     }.items()

@@ -151,7 +151,7 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
         raise Wrong(
             "evaluation_mode",
             f"{where}: the model is in evaluation mode while it computes the gradients, and it came in training mode: "
-            "with dropout or BatchNorm they would be those of another network.",
+            "with dropout or BatchNorm they would be those of a different network.",
         )
     if any(autocast):
         raise Wrong(
