@@ -8,6 +8,7 @@ notebook when the others have nothing to do any more.
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,14 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_configure(config):
-    """Compute on the CPU: the tests have its numbers. Those for a GPU, by `-m gpu`, alone see one."""
+    """Compute on the CPU: the tests have its numbers. Those for a GPU, by `-m gpu`, alone see one.
+
+    The stop button works also where the suite was started in the background of a shell, which ignores it.
+    """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config, log):
