@@ -272,7 +272,7 @@ def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
 def make_front_page(python: Path, work: Path) -> None:
     """Bring the page with which JupyterLab opens up to date. Without it, the first lesson opens."""
     environment = clean_environment(python) | {"TORCHCOURSE_WORK": str(work)}
-    run([python, "-m", "torchcourse.quiz.start_notebook"], environment)
+    run([python, "-m", "torchcourse.lessons.start_here.start_notebook"], environment)
 
 
 def lab_command(python: Path, work: Path, port: int) -> list[str]:

@@ -21,15 +21,9 @@
 
 # %%
 from torchcourse import journal
-from torchcourse.quiz import (
-    card,
-    outcome,
-    predict,
-    progress,
-    recall,
-    retrospective,
-    review,
-)
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import card, outcome, predict, recall, review
 from torchcourse.ranks import RankError, device, run_ranks
 
 recall("00_start_here")
@@ -671,6 +665,6 @@ means
 # lessons that the questions below name. There are one or two per lesson; whoever is new here skips them.
 
 # %%
-from torchcourse.quiz import placement
+from torchcourse.lessons.start_here.placement_quiz import placement
 
 placement()

@@ -16,9 +16,13 @@
 # %% setup
 
 # %%
-from torchcourse import quiz
+from torchcourse.lessons.final.completion_page import completion
+from torchcourse.lessons.final.final_quiz import final, final_result
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import review
 
-quiz.review()
+review()
 
 # %% [markdown]
 # ## 1 · Ten questions
@@ -26,20 +30,20 @@ quiz.review()
 # Answer on your own, without notes, and say how sure you are: that is half of what you learn here. The first answer to
 # each question counts. A try stays open until all ten are answered, also when you close the notebook.
 #
-# Did you take an exam elsewhere before? Then run `quiz.final_elsewhere(5, 10, day="2023-09-14")` with your own numbers
+# Did you take an exam elsewhere before? Then run `final_elsewhere(5, 10, day="2023-09-14")` with your own numbers
 # in a new cell, once. It is kept in your journal, and the final is compared with it.
 
 # %%
-quiz.final()
+final()
 
 # %% [markdown]
 # ## 2 · How it went
 #
 # Seven of ten pass. Compare with the tries before, and look at the last line: of the answers of which you were certain, how many were
-# right? A wrong answer of which you were certain is the one to work on. It comes back in `quiz.review()` tomorrow.
+# right? A wrong answer of which you were certain is the one to work on. It comes back in `review()` tomorrow.
 
 # %%
-quiz.final_result()
+final_result()
 
 # %% [markdown]
 # ## 3 · One wrong answer in your own words
@@ -61,13 +65,13 @@ quiz.final_result()
 # %% [markdown]
 # ## 4 · Where you are
 #
-# `quiz.final(again=True)` draws ten new questions. The page of today and the page of what was passed lie beside your journal.
+# `final(again=True)` draws ten new questions. The page of today and the page of what was passed lie beside your journal.
 
 # %%
-quiz.progress()
+progress()
 
 # %%
-quiz.retrospective()
+retrospective()
 
 # %%
-quiz.completion()
+completion()

@@ -6,8 +6,8 @@ from nbgrader.coursedir import CourseDirectory
 from traitlets.config.loader import PyFileConfigLoader
 
 import small_course
+from torchcourse.lessons.final.final_draw import for_class
 from torchcourse.quiz import bank, choice_order, markup
-from torchcourse.quiz.final_draw import for_class
 from torchcourse.tools.build.final_notebook import final_source
 from torchcourse.tools.classroom import class_final, course_folder
 

@@ -1,41 +1,32 @@
 """Questions, predictions and the learner's own record of them. Importing this imports neither torch nor a widget."""
 
+import importlib
 from typing import Any
 
 from torchcourse.quiz.cards import card
-from torchcourse.quiz.completion_page import completion
-from torchcourse.quiz.daily_page import retrospective
-from torchcourse.quiz.final_quiz import final, final_elsewhere, final_result
-from torchcourse.quiz.front_page import where_was_i
 from torchcourse.quiz.grade_line import received
-from torchcourse.quiz.placement_quiz import placement
 from torchcourse.quiz.predictions import outcome, predict
-from torchcourse.quiz.progress_report import progress
 from torchcourse.quiz.reviews import recall, review
 
-__all__ = [
-    "bank",
-    "card",
-    "completion",
-    "final",
-    "final_elsewhere",
-    "final_result",
-    "outcome",
-    "placement",
-    "predict",
-    "progress",
-    "recall",
-    "received",
-    "retrospective",
-    "review",
-    "where_was_i",
-]
+__all__ = ["bank", "card", "outcome", "predict", "recall", "received", "review"]
+
+_MOVED = {
+    "completion": "final.completion_page",
+    "final": "final.final_quiz",
+    "final_elsewhere": "final.final_quiz",
+    "final_result": "final.final_quiz",
+    "placement": "start_here.placement_quiz",
+    "progress": "start_here.progress_report",
+    "retrospective": "start_here.daily_page",
+    "where_was_i": "start_here.front_page",
+}
+"""Where the pages are now, in the wings: the copies of notebooks that learners have already ask for them here."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import `bank`, which needs pydantic, when it is first asked for."""
+    """Import what is first asked for: `bank`, which needs pydantic, and what has moved."""
     if name == "bank":
-        import importlib
-
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module("torchcourse.quiz.bank")
+    if name in _MOVED:
+        return getattr(importlib.import_module(f"torchcourse.lessons.{_MOVED[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

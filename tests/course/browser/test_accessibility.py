@@ -3,7 +3,7 @@
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from torchcourse.quiz import start_notebook
+from torchcourse.lessons.start_here import start_notebook
 
 CELLS = [
     "from torchcourse.quiz import card, outcome, predict",

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from torchcourse import journal
-from torchcourse.quiz import course_map, start_notebook
+from torchcourse.lessons.start_here import course_map, start_notebook
 
 WIDGET = """\
 import ipywidgets as widgets

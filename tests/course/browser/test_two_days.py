@@ -9,8 +9,8 @@ import re
 from playwright.sync_api import Locator, expect
 
 from lesson_notebooks import RELEASES, read, solution
+from torchcourse.lessons.start_here import start_notebook
 from torchcourse.quiz import review as due_now
-from torchcourse.quiz import start_notebook
 
 CELLS = [
     "from torchcourse import figures\nfrom torchcourse.quiz import card, outcome, predict",
@@ -168,7 +168,8 @@ def test_the_cards_of_one_cell_are_answered_by_the_keys_alone(lab):
 
 
 PATH = [
-    "from torchcourse.quiz import card, final, final_result, review",
+    "from torchcourse.lessons.final.final_quiz import final, final_result",
+    "from torchcourse.quiz import card, review",
     'card("04_monitoring_and_checkpoints", "manage-training")',
     "review()",
     "final()",

@@ -9,7 +9,8 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import bank, card, choice_order, retrospective, reviews
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.quiz import bank, card, choice_order, reviews
 from torchcourse.quiz.questions import Bank, ChoiceQuestion, SeveralQuestion
 from torchcourse.tools.build import quiz_notebook
 

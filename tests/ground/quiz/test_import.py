@@ -19,7 +19,7 @@ def test_importing_the_quiz_imports_nothing_heavy() -> None:
     assert python(program) == []
 
 
-def test_using_all_of_the_quiz_never_imports_torch() -> None:
+def test_using_all_of_the_quiz_and_the_pages_under_their_old_names_never_imports_torch() -> None:
     program = (
         "import json, sys\n"
         "from torchcourse.tools.build import quiz_notebook\n"
@@ -41,9 +41,9 @@ def test_functions_are_functions_and_modules_are_modules() -> None:
         "import json, types\n"
         "from torchcourse import quiz\n"
         "from torchcourse.quiz.cards import Card\n"
-        "from torchcourse.quiz import widget, daily_page_text\n"
-        "functions = [quiz.card, quiz.predict, quiz.outcome, quiz.recall, quiz.review, quiz.progress,\n"
-        "             quiz.retrospective, quiz.received]\n"
+        "from torchcourse.quiz import widget\n"
+        "functions = [quiz.card, quiz.predict, quiz.outcome, quiz.recall, quiz.review, quiz.received,\n"
+        "             quiz.final_elsewhere, quiz.final_result, quiz.where_was_i]\n"
         "modules = [quiz.bank, quiz.cards, quiz.reviews]\n"
         "print(json.dumps([all(isinstance(f, types.FunctionType) for f in functions),\n"
         "                  all(isinstance(m, types.ModuleType) for m in modules), hasattr(quiz, 'nothing')]))"

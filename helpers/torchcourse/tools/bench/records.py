@@ -11,7 +11,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from torchcourse import journal
-from torchcourse.quiz import bank, completion, final, placement, progress, recall, retrospective, review, where_was_i
+from torchcourse.lessons.final.completion_page import completion
+from torchcourse.lessons.final.final_quiz import final
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.front_page import where_was_i
+from torchcourse.lessons.start_here.placement_quiz import placement
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import bank, recall, review
 from torchcourse.tools.bench.report import Table
 
 LINES = 10_000

@@ -4,8 +4,8 @@ A card tells the answer as soon as it is checked; this one is an exam. Keys stan
 tests alone, as in a quiz notebook.
 """
 
+from torchcourse.lessons.start_here.final_results import Asked
 from torchcourse.quiz import bank, choice_order
-from torchcourse.quiz.final_results import Asked
 from torchcourse.quiz.questions import Question
 from torchcourse.tools.build.quiz_notebook import in_korean, markdown_cell, question_cells
 

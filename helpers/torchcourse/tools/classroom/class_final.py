@@ -3,7 +3,7 @@
 import secrets
 from pathlib import Path
 
-from torchcourse.quiz import final_draw
+from torchcourse.lessons.final import final_draw
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.build.final_notebook import final_source
 

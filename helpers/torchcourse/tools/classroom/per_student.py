@@ -28,7 +28,8 @@ from nbgrader.preprocessors import CheckCellMetadata, SaveCells
 from tqdm import tqdm
 from traitlets.config import Config
 
-from torchcourse.quiz import bank, choice_order, final_draw
+from torchcourse.lessons.final import final_draw
+from torchcourse.quiz import bank, choice_order
 from torchcourse.quiz.questions import OpenQuestion, Question, versions
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.build.final_notebook import exam_source

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nbformat
 
+from torchcourse.lessons.start_here.course_map import Notebook, read_notebooks
 from torchcourse.quiz import bank
-from torchcourse.quiz.course_map import Notebook, read_notebooks
 from torchcourse.tools.site import CACHE
 from torchcourse.tools.site.api_pages import pages_of
 from torchcourse.tools.site.execution import with_outputs

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.quiz import texts
 from torchcourse.quiz.answers import how_sure
 
 PASSED = 0.7
@@ -126,6 +127,32 @@ def calibration(answers: Iterable[Entry]) -> dict[int, tuple[int, int]]:
             right, count = found.get(sure, (0, 0))
             found[sure] = (right + entry["right"], count + 1)
     return dict(sorted(found.items()))
+
+
+def result_lines(tries: list[Result], language: str) -> list[str]:
+    """Return what finals came to: the last against the one before, the best, the time, how sure against how right."""
+    if not tries:
+        return []
+    last, best = tries[-1], max(tries, key=lambda each: each.right / each.total)
+    lines = [texts.say("final_last", language, right=last.right, total=last.total, day=last.day)]
+    if len(tries) > 1:
+        before = [texts.say("final_count", language, right=each.right, total=each.total) for each in tries[:-1]]
+        now = texts.say("final_count", language, right=last.right, total=last.total)
+        lines = [texts.say("final_compare", language, before=", ".join(before), now=now, day=last.day)]
+    if best.right * last.total > last.right * best.total:
+        lines.append(texts.say("final_best", language, right=best.right, total=best.total, day=best.day))
+    lines.append(texts.say("final_passed" if last.passed else "final_not_passed", language))
+    if last.seconds is not None:
+        lines.append(texts.say("final_time", language, minutes=max(1, round(last.seconds / 60))))
+    if last.sure:
+        lines.append(sure_line(last.sure, language))
+    return lines
+
+
+def sure_line(sure: dict[int, tuple[int, int]], language: str, name: str = "final_sure") -> str:
+    """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
+    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in sure.items()]
+    return texts.say(name, language, said=", ".join(said))
 
 
 def _exists(asked: Asked) -> bool:

@@ -10,7 +10,9 @@ import pytest
 
 from keys import now
 from torchcourse import journal
-from torchcourse.quiz import bank, card, progress, retrospective
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import bank, card
 from torchcourse.quiz.questions import OpenQuestion, Question, SeveralQuestion, required
 from torchcourse.tools.build import quiz_notebook
 

@@ -12,9 +12,9 @@ from datetime import date, datetime
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.lessons.start_here.course_map import Notebook, Step, done, next_step, read_notebooks
+from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson, title_of
 from torchcourse.quiz import markup, texts
-from torchcourse.quiz.course_map import Notebook, Step, done, next_step, read_notebooks
-from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson, title_of
 from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, review_days, states
 
 # JupyterLab looks for the cell of a link before the notebook has any, so the link is followed again when it has.
@@ -156,8 +156,8 @@ class FrontPage:
 
     def _pictures(self, language: str) -> str:
         """Return the pictures for which there is something to show."""
-        from torchcourse.quiz import front_page_picture as picture
-        from torchcourse.quiz.final_results import calibration
+        from torchcourse.lessons.start_here import front_page_picture as picture
+        from torchcourse.lessons.start_here.final_results import calibration
 
         answers = answers_in(self.entries)
         today, coming = self.now.date(), review_days(self.states, self.now)

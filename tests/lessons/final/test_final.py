@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from torchcourse import journal
-from torchcourse.quiz import answers, bank, choice_order, final, final_draw, final_elsewhere, final_result
-from torchcourse.quiz.final_draw import for_class, for_learner, ideas_of, shares
-from torchcourse.quiz.final_results import PASSED, Asked, calibration, results, sittings
+from torchcourse.lessons.final import final_draw
+from torchcourse.lessons.final.final_draw import for_class, for_learner, ideas_of, shares
+from torchcourse.lessons.final.final_quiz import final, final_elsewhere, final_result
+from torchcourse.lessons.start_here.final_results import PASSED, Asked, calibration, results, sittings
+from torchcourse.quiz import answers, bank, choice_order
 from torchcourse.quiz.questions import Question
 from torchcourse.quiz.verdict import judge
 
@@ -117,7 +119,7 @@ def test_first_answers_count_and_tries_are_compared() -> None:
     assert (done["right"], done["total"]) == (8, 10)
     final_elsewhere(5, 10, day="2023-09-14")
     assert len(results(journal.read())) == 2, "written down once"
-    assert "quiz.final(again=True)" in repr(final())
+    assert "final(again=True)" in repr(final())
 
 
 def test_the_best_and_the_last_try_are_told_apart() -> None:
@@ -148,13 +150,13 @@ def test_what_is_no_result_is_refused(right: int, total: int, day: str) -> None:
 
 def test_a_number_in_quotes_is_shown_as_it_was_given() -> None:
     with pytest.raises(ValueError, match=r"^'5' of '10' is no result: .*, as whole numbers\.$"):
-        final_elsewhere("5", "10", day="2023-09-14")  # type: ignore[arg-type]
+        final_elsewhere("5", "10", day="2023-09-14")
 
 
 @pytest.mark.parametrize("day", ["20230914", "2023-W37-4", date(2023, 9, 14), datetime(2023, 9, 14, 8)])
 def test_a_day_is_kept_in_one_form_and_an_exam_once(day: str | date) -> None:
     final_elsewhere(5, 10, day="2023-09-14")
-    final_elsewhere(np.int64(5), 10, day=day)  # type: ignore[arg-type]
+    final_elsewhere(np.int64(5), 10, day=day)
     assert [entry["day"] for entry in journal.read()] == ["2023-09-14"]
 
 

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.lessons.start_here.final_results import Result, Sitting, result_lines, results, sittings
 from torchcourse.quiz import texts
 from torchcourse.quiz.cards import Card, NotShown
-from torchcourse.quiz.final_results import Result, Sitting, results, sittings
 from torchcourse.units import is_whole_number
 
 
@@ -29,7 +29,7 @@ def final(*, again: bool = False) -> "Final":
     """
     if "NBGRADER_EXECUTION" in os.environ:
         return cast(Final, NotShown())
-    from torchcourse.quiz import final_draw
+    from torchcourse.lessons.final import final_draw
 
     entries = journal.read()
     tries = sittings(entries)
@@ -136,7 +136,8 @@ class FinalCard(Card):
         return super()._names() | {"final": self.sitting}
 
     def _line(self) -> str:
-        return f"from torchcourse.quiz import final; final()[{self.place}].answer({self._example()}, sure=2)"
+        call = f"final()[{self.place}].answer({self._example()}, sure=2)"
+        return f"from torchcourse.lessons.final.final_quiz import final; {call}"
 
 
 class Final:
@@ -210,32 +211,6 @@ class FinalResult:
 
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
         return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{lines}</div>'
-
-
-def result_lines(tries: list[Result], language: str) -> list[str]:
-    """Return what finals came to: the last against the one before, the best, the time, how sure against how right."""
-    if not tries:
-        return []
-    last, best = tries[-1], max(tries, key=lambda each: each.right / each.total)
-    lines = [texts.say("final_last", language, right=last.right, total=last.total, day=last.day)]
-    if len(tries) > 1:
-        before = [texts.say("final_count", language, right=each.right, total=each.total) for each in tries[:-1]]
-        now = texts.say("final_count", language, right=last.right, total=last.total)
-        lines = [texts.say("final_compare", language, before=", ".join(before), now=now, day=last.day)]
-    if best.right * last.total > last.right * best.total:
-        lines.append(texts.say("final_best", language, right=best.right, total=best.total, day=best.day))
-    lines.append(texts.say("final_passed" if last.passed else "final_not_passed", language))
-    if last.seconds is not None:
-        lines.append(texts.say("final_time", language, minutes=max(1, round(last.seconds / 60))))
-    if last.sure:
-        lines.append(sure_line(last.sure, language))
-    return lines
-
-
-def sure_line(sure: dict[int, tuple[int, int]], language: str, name: str = "final_sure") -> str:
-    """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
-    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in sure.items()]
-    return texts.say(name, language, said=", ".join(said))
 
 
 def _is_told(name: str) -> bool:

@@ -4,8 +4,9 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import bank, placement, progress, review
-from torchcourse.quiz.placement_quiz import PlacementCard, chosen, standings
+from torchcourse.lessons.start_here.placement_quiz import PlacementCard, chosen, placement, standings
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import bank, review
 from torchcourse.quiz.questions import Question
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from torchcourse.quiz import bank, course_map, start_notebook, where_was_i
+from torchcourse.lessons.start_here import course_map, start_notebook
+from torchcourse.lessons.start_here.front_page import where_was_i
+from torchcourse.quiz import bank
 from torchcourse.tools.repository import ROOT
 
 NOW = datetime(2026, 3, 2, 9, 0).astimezone()

@@ -27,7 +27,7 @@ def retrospective(day: date | None = None, language: Literal["ko", "en"] = "ko")
     """
     if language not in texts.LANGUAGES:
         raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
-    from torchcourse.quiz.daily_page_text import page_text
+    from torchcourse.lessons.start_here.daily_page_text import page_text
 
     day = day or date.today()
     entries = journal.read()

@@ -8,8 +8,10 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import card, final_elsewhere, progress, retrospective
-from torchcourse.quiz.progress_report import progress_by_lesson
+from torchcourse.lessons.final.final_quiz import final_elsewhere
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.progress_report import progress, progress_by_lesson
+from torchcourse.quiz import card
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import card, completion, final_elsewhere
+from torchcourse.lessons.final.completion_page import completion
+from torchcourse.lessons.final.final_quiz import final_elsewhere
+from torchcourse.quiz import card
 
 RIGHT = {"pick-one": "B", "pick-several": "AC", "type-number": 4, "type-text": "all_reduce", "put-in-order": "BCA"}
 

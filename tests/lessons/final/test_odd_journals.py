@@ -10,7 +10,12 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import completion, final, final_result, placement, progress, recall, retrospective, review
+from torchcourse.lessons.final.completion_page import completion
+from torchcourse.lessons.final.final_quiz import final, final_result
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.placement_quiz import placement
+from torchcourse.lessons.start_here.progress_report import progress
+from torchcourse.quiz import recall, review
 
 KINDS = ["quiz", "check", "prediction", "outcome", "final", "placement", "reasoning", "written", "language", "later"]
 RIGHT_TYPES: dict[str, list[Any]] = {

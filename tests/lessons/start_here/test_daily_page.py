@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import card, outcome, predict, retrospective
-from torchcourse.quiz.daily_page import merge
+from torchcourse.lessons.start_here.daily_page import merge, retrospective
+from torchcourse.quiz import card, outcome, predict
 
 KOREAN = ["# 일일 회고", "## 일일 진도 현황", "## 배운 것", "## 궁금한 점", "## 참고자료", "## 할 일 및 계획"]
 ENGLISH = [
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written_costs_one_sentence(work: Path) -> None:
     assert "#### 오답" in page.text
     assert page.note.startswith("저장하지 못함:")
     with pytest.raises(ValueError, match="'fr' is not a language"):
-        retrospective(language="fr")  # type: ignore[arg-type]  # what is refused
+        retrospective(language="fr")
 
 
 def test_a_question_whose_bank_has_gone_is_told_by_its_name(banks: Path) -> None:

@@ -10,10 +10,10 @@ import hashlib
 from datetime import datetime
 
 from torchcourse import journal
+from torchcourse.lessons.start_here.daily_page import Page, write_page
+from torchcourse.lessons.start_here.final_results import Result, results
+from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz import texts
-from torchcourse.quiz.daily_page import Page, write_page
-from torchcourse.quiz.final_results import Result, results
-from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 
 
 def completion(language: str | None = None) -> Page:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchcourse.journal import Entry
-from torchcourse.quiz.final_results import Asked
+from torchcourse.lessons.start_here.final_results import Asked
 from torchcourse.quiz.questions import Bank, ChoiceQuestion, OpenQuestion, Question, versions
 
 QUESTIONS = 10

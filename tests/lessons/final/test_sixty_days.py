@@ -12,8 +12,11 @@ import pytest
 
 from torchcourse import journal
 from torchcourse.entry_times import in_order
-from torchcourse.quiz import bank, completion, final, progress, retrospective, review
-from torchcourse.quiz.progress_report import progress_by_lesson
+from torchcourse.lessons.final.completion_page import completion
+from torchcourse.lessons.final.final_quiz import final
+from torchcourse.lessons.start_here.daily_page import retrospective
+from torchcourse.lessons.start_here.progress_report import progress, progress_by_lesson
+from torchcourse.quiz import bank, review
 from torchcourse.quiz.reviews import PER_DAY, QuestionState, due_today, states
 
 DAYS, NEW_PER_DAY = 60, 5

@@ -1,8 +1,8 @@
-"""The notebook of the front page, `start.ipynb` in the learner's folder: `python -m torchcourse.quiz.start_notebook`.
+"""The notebook of the front page, `start.ipynb` in the learner's folder.
 
-`make lab` runs this before JupyterLab starts. The page is then the output of the notebook's first code cell, to be read
-before anything runs. The cells that this module wrote are made again, unless the learner has changed them; all others
-stay, in their order.
+`make lab` runs this module before JupyterLab starts. The page is then the output of the notebook's first code cell, to
+be read before anything runs. The cells that this module wrote are made again, unless the learner has changed them; all
+others stay, in their order.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from torchcourse import journal
+from torchcourse.lessons.start_here.front_page import FrontPage, where_was_i
 from torchcourse.quiz import texts
-from torchcourse.quiz.front_page import FrontPage, where_was_i
 
 NAME = "start.ipynb"
 HEAD = "# Where was I? (어디까지 했나요?)"
-PAGE = "# @title Where was I?\nfrom torchcourse.quiz import where_was_i\n\nwhere_was_i()"
+PAGE = "# @title Where was I?\nfrom torchcourse.lessons.start_here.front_page import where_was_i\n\nwhere_was_i()"
 DUE = "# @title What is due today\nfrom torchcourse.quiz import review\n\nreview()"
 NOTES = (
     "Your own notes can stand below: what you write on this page stays.\n\n"
@@ -47,7 +47,7 @@ def write(path: Path, page: FrontPage) -> None:
     Raises:
         OSError: when the file cannot be read or written.
     """
-    from torchcourse.quiz.daily_page import write_page
+    from torchcourse.lessons.start_here.daily_page import write_page
 
     old = _read(path)
     cells = made(page)

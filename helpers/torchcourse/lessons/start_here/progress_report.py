@@ -10,9 +10,8 @@ from datetime import datetime
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.lessons.start_here.final_results import Result, calibration, result_lines, results, sure_line
 from torchcourse.quiz import markup, texts
-from torchcourse.quiz.final_quiz import result_lines, sure_line
-from torchcourse.quiz.final_results import Result, calibration, results
 from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, states
 
 

@@ -7,9 +7,9 @@ from datetime import date, datetime, time
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.lessons.start_here.final_results import Result, results
+from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz import answers, bank, choice_order, markup, texts
-from torchcourse.quiz.final_results import Result, results
-from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.questions import BankError, OpenQuestion, Question
 from torchcourse.quiz.reviews import answers_in, review_days, states
 from torchcourse.quiz.verdict import explanation, judge

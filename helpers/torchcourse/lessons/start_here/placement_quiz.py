@@ -97,7 +97,8 @@ class PlacementCard(Card):
         super()._record("placement", *parts)
 
     def _line(self) -> str:
-        return f'from torchcourse.quiz import placement; placement()["{self.lesson}"].answer({self._example()}, sure=2)'
+        call = f'placement()["{self.lesson}"].answer({self._example()}, sure=2)'
+        return f"from torchcourse.lessons.start_here.placement_quiz import placement; {call}"
 
 
 class Placement:
