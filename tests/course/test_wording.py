@@ -101,7 +101,7 @@ def sources() -> list[Path]:
         *ROOT.glob("*.md"),
         *ROOT.glob("*/README.md"),
         ROOT / "docs/REAL_MACHINES.md",
-        ROOT / "helpers/torchcourse/quiz/texts.yaml",
+        *(ROOT / "helpers").rglob("texts.yaml"),
         *BANKS,
     ]
     return sorted([*python, *(ROOT / "solutions").glob("*/*.py"), *pages])

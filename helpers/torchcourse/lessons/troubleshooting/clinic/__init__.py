@@ -11,18 +11,18 @@ Every patient with its cause, for authors: README.md beside this file.
 
 How to write a case
 -------------------
-A case is a script `programs/SLUG.py`, a module `cases/SLUG.py`, its name in `cases.WARDS` and its row in README.md.
-Learners read the slug: it names the symptom, never the cause.
+A case is a script `programs/SLUG.py`, a module `cases/SLUG.py`, its texts in `cases/texts.yaml`, its name in
+`cases.WARDS` and its row in README.md. Learners read the slug: it names the symptom, never the cause.
 
 The program is a script as one really writes it, 25 to 60 lines: functions and a `main(...)` with defaults, whose seed
 and data can be set, that prints what a user sees. It runs in about a second. It is never imported: each use
 executes it in a fresh namespace (`Program`). The fault lies in one to three functions or classes, the *parts*. Their
 names occur in no other case, so that a notebook can hold the parts of all patients.
 
-The docstring of the module `cases/SLUG.py` is "Patient: " and the cause in one sentence. The module defines
-`CASE = Case(...)`: title, complaint (as a user reports it; the log brings the numbers), three hints (where to look,
-what to measure, what to look for), a diagnosis (shown when the patient is healed: what it was, where one meets it), the
-names of the parts, and two functions:
+The texts are title, complaint (as a user reports it; the log brings the numbers), three hints (where to look, what to
+measure, what to look for), a diagnosis (shown when the patient is healed: what it was, where one meets it), and the
+names of the parts. The docstring of the module is "Patient: " and the cause in one sentence. It defines two functions, and
+`log` where the program runs in a process of its own:
 
 * `evidence(program)` shows what can be measured on the broken program, with `torchcourse.figures`. It may return
   numbers by name for the lesson's `outcome`.

@@ -10,13 +10,13 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import message_of, still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import Order, expect_orders_by_seed, orders_by
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
 
 EPOCHS, BATCH = 2, 32
+log = log_separately
 SHOWN = ("epoch 0, batch 0", "epoch 0, batch 1", "epoch 1, batch 0")
 
 
@@ -157,31 +157,3 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
             f"Within an epoch no number comes twice now, but {repeated} of {total} numbers of the second epoch are "
             "those of the first. A worker starts again each epoch: what is different for it then?",
         )
-
-
-CASE = Case(
-    slug="augmentation_adds_nothing",
-    title="Augmentation that adds nothing",
-    complaint=(
-        "We draw a random brightness for each image, so that the model gets used to any scanner. It does not help at "
-        "all. We printed what is drawn, and it does not look random. With `num_workers=0` it does, but then loading is "
-        "too slow. A run must be repeatable: the same seed, the same numbers."
-    ),
-    parts=("JitteredDigits", "jitter_loader"),
-    hints=(
-        "Read the log by columns: which batches share their numbers? Which worker makes which batch?",
-        "Print `torch.utils.data.get_worker_info().id` and the first number that each worker draws, in two epochs.",
-        "The generator is made once, before the workers are. Each gets a copy, and gets it again next epoch. "
-        "PyTorch's own random numbers do not have this fault: what does PyTorch give each worker, again each epoch?",
-    ),
-    diagnosis=(
-        "The generator was an attribute of the dataset. Each worker got a copy of it in the same state, and got it "
-        "again at the start of the next epoch. PyTorch gives each worker a seed of its own in each epoch, and seeds "
-        "`torch`, `random` and NumPy's global generator with it, but it cannot know of a generator that you keep. To "
-        "resume in mid-epoch exactly, draw from (seed, epoch, index) instead: then the number of workers does not "
-        "matter either."
-    ),
-    evidence=evidence,
-    judge=judge,
-    log=log_separately,
-)

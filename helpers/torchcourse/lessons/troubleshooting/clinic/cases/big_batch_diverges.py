@@ -13,7 +13,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     expect_all_learn,
     expect_left_in_training_mode,
@@ -177,27 +176,3 @@ def _refuse_rate(turn: int, step: Step, should: Step, accumulate: int, rate: flo
             "gradient is what is wrong.",
         )
     raise Wrong("learning_rate", f"{given} It is the caller's, and it was not at fault.")
-
-
-CASE = Case(
-    slug="big_batch_diverges",
-    title="A batch in pieces",
-    complaint=(
-        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. In "
-        "theory that gives the same step. For us it gets worse the smaller we cut the batch."
-    ),
-    parts=("accumulated_epoch",),
-    hints=(
-        "The data, the weights and the learning rate are the same in all three lines of the log. What is left?",
-        "Compare the gradient of one step for different ways to cut the *same* 160 samples.",
-        "`cross_entropy` is a mean over its batch. What is the sum of k means, and what should it be?",
-    ),
-    diagnosis=(
-        "The loss is a mean over its batch, and the gradients of k batches add up to k times the mean of all. "
-        "Dividing the loss by k before `backward()` repairs it; what is logged stays undivided. With plain SGD a "
-        "learning rate divided by k comes to the same steps, which is why that repair seems to work, until weight "
-        "decay, clipping or another k is used. Adam hides the fault almost completely."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

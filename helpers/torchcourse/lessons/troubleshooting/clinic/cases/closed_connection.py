@@ -17,7 +17,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, numbers, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.models import mlp
@@ -242,29 +241,3 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
                     f"the ranks find {', '.join(f'{loss:.3f}' for loss in own)}: neither one of these nor their mean.",
                 )
     return count
-
-
-CASE = Case(
-    slug="closed_connection",
-    title="One rank goes home early",
-    complaint=(
-        "Since we stop early, training on several ranks breaks, in a different epoch on other data, and with some data "
-        "not at all. The message is about a connection that was closed. The cluster people say "
-        "that the network is fine. On one rank it always works."
-    ),
-    parts=("train_until_stale",),
-    hints=(
-        "*Connection closed* is what a rank says that was left alone. Find out what the other one did last.",
-        "Compare the losses by which each rank decides. In which epoch do they decide differently for the first time?",
-        "All ranks must call the same collectives equally often. So whether there is another epoch must be decided by "
-        "all alike: by which number, and how does each rank get it?",
-    ),
-    diagnosis=(
-        "Each rank decided by its own loss whether to go on. One left the loop, and the other waited for it in the "
-        "next all-reduce. With NCCL the same fault is a hang until a time limit. A collective needs all ranks, so "
-        "every *decision* about calling one must come from a number that all ranks share: reduced, or broadcast by "
-        "one. The same goes for skipping a batch with NaN, for saving, and for loaders of different lengths."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -17,7 +17,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import message_of, still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Order,
     expect_orders_by_seed,
@@ -32,6 +31,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Images [B, 784] and labels [B]."""
 
 EPOCHS, BATCH = 2, 32
+log = log_separately
 _LEFT_ALONE = (
     "ConnectionResetError",
     "ConnectionRefusedError",
@@ -248,31 +248,3 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
     if max(len(rows) for rows, _ in batches) != BATCH:
         raise Wrong("other_batches", f"The batches were {BATCH} records long, and no longer are.")
     return order
-
-
-CASE = Case(
-    slug="details_are_lost",
-    title="Details are lost",
-    complaint=(
-        "Training stops in the first epoch: a worker of the DataLoader exited. With a different seed it is a "
-        "different step, because the order is shuffled. The message says nothing of what our code did there. With "
-        "yesterday's file it works. More memory did not help."
-    ),
-    parts=("parse_record", "Records", "record_loader"),
-    hints=(
-        "The message itself says what to do first: run it once with `num_workers=0`, and read what comes then.",
-        "Ask for the records one by one, `Records(path)[0]`, `[1]`, …, and find the first at which Python wants to "
-        "end. How long is that line?",
-        "Who decides that the process must end? And who can know, before the first epoch, which lines can be read?",
-    ),
-    diagnosis=(
-        "A function of a command-line tool ended its process, as such tools may; here the process was a worker. An "
-        "exit code is all that reached you. `num_workers=0` is the way to see the error, not to be rid of it. "
-        "Library code raises an exception, and who calls it decides. "
-        "What can be known before training, like lines that are cut "
-        "off, is best found once, when the index is built, and reported."
-    ),
-    evidence=evidence,
-    judge=judge,
-    log=log_separately,
-)

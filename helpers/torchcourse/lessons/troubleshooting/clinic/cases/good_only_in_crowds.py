@@ -11,7 +11,6 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import tensor_of
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -136,29 +135,3 @@ def _answers(reader: Any, requests: Sequence[torch.Tensor]) -> torch.Tensor:
             f"A request of {len(requests[0])} ended in {type(error).__name__}: {error}.{still_at(error)}\nThe post "
             "office sends requests of any size, and each wants an answer.",
         ) from None
-
-
-CASE = Case(
-    slug="good_only_in_crowds",
-    title="Good in the laboratory, useless at the counter",
-    complaint=(
-        "Our digit reader passes validation, and the service gives nonsense. Same weights, same scanner, even the very "
-        "same scans: sent all together they are read well, sent one by one they are not. We let the clerks collect "
-        "scans until they have a pile. Nobody is happy with that."
-    ),
-    parts=("standardize", "DigitReader"),
-    hints=(
-        "The weights are the same in both cases, so the difference must be in what the network is given.",
-        "Take one scan. Print the mean and the spread of what the network gets for it: alone, and among 200.",
-        "A shift and a scale turn a scan into an input. Which scans may decide on these numbers, and where are they "
-        "kept until the next request?",
-    ),
-    diagnosis=(
-        "The scans of a request decided by which numbers they were normalized. In training and in validation hundreds "
-        "came together, and nobody noticed; a single scan minus its own mean is zero everywhere. The statistics are a "
-        "part of the model: computed once, on the training data, saved with the weights, used everywhere. BatchNorm "
-        "in training mode has the same fault, and `eval()` is its cure."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

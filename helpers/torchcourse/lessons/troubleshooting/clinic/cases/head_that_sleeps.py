@@ -7,7 +7,6 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -102,27 +101,3 @@ def _judge_rates(given: dict[str, float], rate: float) -> None:
                 f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. The docstring says who "
                 "learns at which.",
             )
-
-
-CASE = Case(
-    slug="head_that_sleeps",
-    title="Fine-tuning that crawls",
-    complaint=(
-        "We put a new head on a pretrained network, with a tenth of the learning rate for the old part, as one "
-        "does. It learns, but badly: a logistic regression on the same features is better. No error, no warning."
-    ),
-    parts=("make_optimizer",),
-    hints=(
-        "The model can do it, the data are fine. So look at what the optimizer was given.",
-        "Take a few steps and compare each tensor of the model with what it was before.",
-        "Print `len(group['params'])` for every group. Then compare the names in the model with those in the code.",
-    ),
-    diagnosis=(
-        "A group was filled by a name that no layer has. PyTorch takes an empty group without a word. The backbone "
-        "alone had to bend itself to the random head. Ask for the exception (what is the backbone?) and give the "
-        "rest to the other group; then nothing can be left out. A cheap guard: the number of parameters in the "
-        "groups equals that of the model."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -11,7 +11,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
@@ -124,28 +123,3 @@ def _judge_what_comes_otherwise(program: Program, model: nn.Module, loader: Data
             "A caller who had switched autograd off finds it switched on after the validation. Which block leaves it "
             "as it was?",
         )
-
-
-CASE = Case(
-    slug="hungry_validation",
-    title="Validation runs out of memory",
-    complaint=(
-        "On the GPU the training fits, and the validation runs out of memory, though it has no backward pass and no "
-        "optimizer. A smaller validation batch gets through, but we have halved it three times since the model has "
-        "grown."
-    ),
-    parts=("validation_loss",),
-    hints=(
-        "What does a training step need memory for that a validation does not?",
-        "Look at what is alive at the peak: the outputs of *all* layers at once. For whom are they kept?",
-        "model.eval() changes what layers do, not what autograd records. And whoever switches that off must switch "
-        "it on again.",
-    ),
-    diagnosis=(
-        "`model.eval()` changes what layers do; whether autograd records is another switch, `torch.no_grad()` or "
-        "`torch.inference_mode()`. Without it every intermediate result is kept for a backward pass that never "
-        "comes, and the peak is reached inside the forward pass, where no `del` and no `item()` comes in time."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -11,7 +11,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -127,28 +126,3 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
             f"{case} scans have a wrong label, {len(wrong)} of {len(found)}, the first of them at position {wrong[0]}. "
             "Which label belongs to the scan before it, and which to the scan after it?",
         )
-
-
-CASE = Case(
-    slug="idle_since_tuesday",
-    title="It has not learned since Tuesday",
-    complaint=(
-        "Every day the scanner exports a folder and we train on it. Since Tuesday the training loss hardly falls: it "
-        "stays near that of guessing. The code is the same as on Monday, when it went down to almost nothing. We tried "
-        "other learning rates and a bigger network. There is no error, and there are as many labels as scans."
-    ),
-    parts=("load_scans",),
-    hints=(
-        "The code did not change, so the folder did. Before you touch the training, look at what goes into it.",
-        "Put ten images on the screen, each with its label. Then ten others, further back in the folder.",
-        "Find the first wrong label. What is special about the file just there, and which of the two lists knows it?",
-    ),
-    diagnosis=(
-        "One file could not be read, and it was left out of the list of images, but not out of the list of labels. "
-        "From there on every label was one place too early, and cutting the longer list at its end hid it. Two "
-        "lists that belong together should grow in the same line, or be joined by a key such as the file's name. And "
-        "ten images with their labels, from the front, the middle and the end, are the first thing to look at."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

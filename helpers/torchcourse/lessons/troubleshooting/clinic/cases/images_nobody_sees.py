@@ -12,7 +12,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -140,29 +139,3 @@ def _judge_weights(runs: Sequence[Run], images: torch.Tensor, labels: torch.Tens
             "The order is right, but the weights are not those that it should lead to: the steps, their batches of "
             f"{BATCH}, the average over the ranks or the learning rate has changed.",
         )
-
-
-CASE = Case(
-    slug="images_nobody_sees",
-    title="Images that nobody sees",
-    complaint=(
-        "On one GPU the model is fine. On several it is a little worse, and worse with every GPU that we add, although "
-        "we adjusted learning rate and number of steps. A colleague counted which images are fetched: in each epoch "
-        "some are never seen. We do call `set_epoch`, so it cannot be that."
-    ),
-    parts=("train_sampled",),
-    hints=(
-        "The sum of what the ranks fetch is right. So look at which images each rank fetches, not at how many.",
-        "Print the first ten indices of each rank in one epoch. Then the same when all ranks call `set_epoch(0)`.",
-        "Each rank shuffles all indices and takes every N-th of them. What must be equal on all ranks for that to "
-        "work, and what may `set_epoch` therefore depend on?",
-    ),
-    diagnosis=(
-        "DistributedSampler lets each rank shuffle *all* indices and take every N-th. The shares only fit together if "
-        "all ranks shuffle alike, so seed and epoch must be the same everywhere. With orders of their own, each image "
-        "is missed by all of N ranks with probability (1 − 1/N)^N: 25% for 2 ranks, 32% for 4, 37% for many. It "
-        "grows with every GPU, as the complaint says."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

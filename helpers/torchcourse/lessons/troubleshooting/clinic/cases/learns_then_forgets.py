@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
     expect_all_learn,
@@ -164,28 +163,3 @@ def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Op
         total += loss.item() * len(labels)
         count += len(labels)
     return total / count
-
-
-CASE = Case(
-    slug="learns_then_forgets",
-    title="It learns, then forgets",
-    complaint=(
-        "Our digit classifier learns well in the first epoch. Then it gets worse with every epoch, on the training "
-        "data too, so it is no overfitting. A ten times smaller learning rate only puts it off. The same model "
-        "trains fine in a colleague's script."
-    ),
-    parts=("train_epoch",),
-    hints=(
-        "The model and the data are fine in another script. So look at what happens between one batch and the next.",
-        "Look at the length of the gradient, step by step. On ten batches of the same data it should hardly change.",
-        "`backward()` does not overwrite `.grad`: it adds to what is there. Who takes the old part away, and when?",
-    ),
-    diagnosis=(
-        "`backward()` *adds* to `.grad`. Without `zero_grad()` each step goes along the sum of all gradients so "
-        "far: a momentum that never fades. The log looks like a learning rate that is too high, and a smaller one "
-        "only delays it. The place of the call is free, between one step and the next `backward()`, or right after "
-        "the step."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

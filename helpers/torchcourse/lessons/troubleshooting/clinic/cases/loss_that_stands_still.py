@@ -8,7 +8,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer, expect_pair
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -130,29 +129,3 @@ def _judge_optimizer(model: nn.Sequential, optimizer: torch.optim.Optimizer, rat
     if any(abs(float(group["lr"]) - rate) > 1e-9 for group in optimizer.param_groups):
         raise Wrong("learning_rate", "The learning rate is not the one that was asked for. It was not the cause.")
     expect_momentum(optimizer)
-
-
-CASE = Case(
-    slug="loss_that_stands_still",
-    title="The loss that does not move",
-    complaint=(
-        "We took a network for ten digits, froze its features and gave it a new last layer for three classes. The "
-        "loss is the same in every epoch, to the last digit. A learning rate a hundred times as large changes "
-        "nothing at all."
-    ),
-    parts=("prepare",),
-    hints=(
-        "The same to the last digit, at any learning rate: that is not slow learning. Something is not connected.",
-        "Is there a gradient in the last layer? And does the layer move? The evidence shows both over 20 steps.",
-        "`zero_grad()` should make the gradient start again in each step, and it grows. Whose gradients does it set "
-        "to zero?",
-    ),
-    diagnosis=(
-        "An optimizer holds *tensors*, not names. It was built when the old layer was still there, and it went on "
-        "holding that one; the new layer got gradients, but no steps. First change the model, then build the "
-        "optimizer. The same happens when a model is copied, wrapped or loaded as a whole after the optimizer was "
-        "built."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

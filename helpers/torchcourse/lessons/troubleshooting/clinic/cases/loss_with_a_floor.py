@@ -7,7 +7,6 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -135,28 +134,3 @@ def _judge_probabilities(program: Program, model: nn.Module, images: torch.Tenso
 
 def _parallel(a: torch.Tensor, b: torch.Tensor) -> bool:
     return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() > 0.9999
-
-
-CASE = Case(
-    slug="loss_with_a_floor",
-    title="The loss that never gets small",
-    complaint=(
-        "The accuracy is not bad, but the training loss stops falling far from zero, whatever we do: more epochs, a "
-        "larger network, even ten images that it has memorized. Other people's logs of this network end near zero."
-    ),
-    parts=("DigitNet", "loss_of", "probabilities"),
-    hints=(
-        "Follow one image from forward() to the loss: what kind of numbers does each of them expect, and return?",
-        "The evidence shows the outputs of one image. The loss of *perfect* outputs is printed below: can it be "
-        "reached?",
-        "`F.cross_entropy` takes logits: it makes its own softmax. And who needs the other one, if not the training?",
-    ),
-    diagnosis=(
-        "`F.cross_entropy` takes logits and makes its own softmax. Fed with probabilities it sees numbers between 0 "
-        "and 1, for which ten classes cannot get below log(1 + 9/e) = 1.46. The accuracy can look well all the "
-        "same: the order of the outputs is right. The softmax belongs where probabilities are needed: in the "
-        "prediction."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -142,29 +141,3 @@ def _judge_model(model: nn.Module, look: str, state: dict[str, torch.Tensor]) ->
         raise Wrong("weights_changed", "After the evaluation the model has other weights.")
     if not all(parameter.requires_grad for parameter in model.parameters()):
         raise Wrong("frozen", "After the evaluation the parameters are frozen: the next epoch trains nothing.")
-
-
-CASE = Case(
-    slug="moody_score",
-    title="A score with moods",
-    complaint=(
-        "The same finished model gets a different accuracy each time we evaluate it, and yet another one with a "
-        "different batch size. We cannot tell whether a change of ours helps. Somebody proposed to average five "
-        "evaluations."
-    ),
-    parts=("evaluate",),
-    hints=(
-        "The weights do not change between two evaluations. So which layers give two answers to one image?",
-        "Look at the batch sizes: which layer lets the images of a batch influence each other?",
-        "A model has two modes. In which one is it when evaluate() gets it, and in which one must the training find "
-        "it again?",
-    ),
-    diagnosis=(
-        "In training mode dropout switches units off by chance, and batch normalization takes mean and variance "
-        "from the batch at hand: the score depends on chance and on the batch. `model.eval()` ends both. The "
-        "training must get its mode back afterwards. And the evaluation in training mode had one more effect: it "
-        "moved the running statistics, so the test set leaked into the model."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

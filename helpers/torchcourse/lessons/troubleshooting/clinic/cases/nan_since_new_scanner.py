@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -117,30 +116,3 @@ def _compare_huge(program: Program, logits: torch.Tensor, targets: torch.Tensor,
         )
     if abs(value - right) > 1e-3 * right + 1e-6 or not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
         raise Wrong("inexact", f"{case} the loss should be {right:.5g}, and it is {value:.5g}.")
-
-
-CASE = Case(
-    slug="nan_since_new_scanner",
-    title="NaN since the new scanner",
-    complaint=(
-        "The detector for zeros trained well for a year. Now one scan in twenty comes from a new scanner, and after "
-        "some steps the loss is NaN and stays NaN. A smaller learning rate only makes it come later. The scans "
-        "themselves hold no NaN, we looked. Without the new scanner all is fine, but its scans are what we need."
-    ),
-    parts=("detection_loss",),
-    hints=(
-        "A NaN spreads. Only the first one counts: in which step does it appear, and in which operation?",
-        "Look at the largest logit in that step, at its sigmoid, and at the two logarithms of the loss.",
-        "In 32 bits, sigmoid(17) is exactly 1. Then one factor is 0 and the other infinite. Which function of PyTorch "
-        "computes the loss from the logit, without the detour over a probability?",
-    ),
-    diagnosis=(
-        "In float32 sigmoid(17) is exactly 1. For a zero that the network is certain of, the second term is then 0 "
-        "times the logarithm of 0, which is NaN. Clamping and adding 1e-7 make the loss finite, and the gradient zero "
-        "just where the network is certain and wrong. A function that takes the logits never makes the rounded "
-        "probability. The same goes for softmax with log, for the square root at 0 and for a division by a standard "
-        "deviation."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -7,7 +7,6 @@ import torch
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -139,27 +138,3 @@ def _judge_copies(train: Split, originals: int, copies: int) -> None:
             f"Of {len(train[0])} images to train on {versions} are different: an original has the same version more "
             "than once. A version that is repeated adds nothing to it.",
         )
-
-
-CASE = Case(
-    slug="promised_more",
-    title="The validation promised more",
-    complaint=(
-        "We have few labeled digits, so we make noisy and shifted copies of each. Validation was excellent, and we "
-        "went into service. There the accuracy is far lower. The digits in service come from the same source, written "
-        "by the same people. Our validation set is split off at random, as one should."
-    ),
-    parts=("make_splits",),
-    hints=(
-        "Either service is harder than validation, or validation is easier than service. Find out which of the two.",
-        "For a validation image, find the training image that is nearest to it, and look at the two side by side.",
-        "The split is random, yes. But what is it that is shuffled and cut: originals, or what was made of them?",
-    ),
-    diagnosis=(
-        "The copies were made first and split afterwards, so most validation images had a twin in the training set: a "
-        "leak. What must be split is what is *independent*: originals, patients, films, days, and never the pieces "
-        "cut out of them. Whatever is made or learned from data, copies and statistics alike, comes after the split."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -184,28 +183,3 @@ def _judge_steps(asked: list[int], cut: int, every: int, steps: int, case: str) 
             "other_interval",
             f"{case} {asked[0]}; {newest} or the step before was to be expected. When is it saved, and how often?",
         )
-
-
-CASE = Case(
-    slug="resumes_elsewhere",
-    title="Resumed, and not the same",
-    complaint=(
-        "We train on cheap machines that are taken away at times, and go on from the last checkpoint. All random "
-        "numbers depend on the step alone, so a resumed run should end exactly where an uninterrupted one does. "
-        "It does not. Nothing fails, and the file loads without a warning."
-    ),
-    parts=("train_resumably",),
-    hints=(
-        "Two runs, one of them resumed: find the first step at which they differ. Is it before or after the resume?",
-        "At that step, compare weights, learning rate and momentum of the two runs before anything is computed.",
-        "A checkpoint says: *so many steps are done*. Which lines belong to a step, and which of them have run when it "
-        "is written?",
-    ),
-    diagnosis=(
-        "The file was written between `backward()` and `step()`: it said that the step was done, and held the weights "
-        "before it. Each resume lost one update. A checkpoint belongs between two steps, after optimizer *and* "
-        "scheduler. The proof is cheap: run in one go, run with a cut, and compare the weights."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

@@ -12,7 +12,6 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import numbers_of, refuse_known
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
     expect_left_in_training_mode,
@@ -171,27 +170,3 @@ def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Op
         off = (output.detach() - images).abs()
         batches.append((off.square().sum().item(), int((off < near).sum()), off.numel()))
     return batches
-
-
-CASE = Case(
-    slug="sawtooth",
-    title="The saw",
-    complaint=(
-        "Memory climbs during each epoch and falls at its end. On a tenth of the data all is well; on the whole set "
-        "the run is out of memory at three quarters of the first epoch. The model is small."
-    ),
-    parts=("reconstruction_epoch",),
-    hints=(
-        "What grows during an epoch and is free at its end belongs to a variable that lives for one epoch.",
-        "How many bytes does a step leave behind? Compare with the size of one batch of outputs.",
-        "Which numbers of a batch does the result at the end of the epoch need? And is the last batch as large as "
-        "the others?",
-    ),
-    diagnosis=(
-        "Outputs were collected for a number at the end of the epoch. `detach()` drops the graph but keeps the "
-        "outputs; on a GPU `cpu()` only moves the pile. A mean needs a sum and a count. The mean of the means of "
-        "batches would be wrong: the last batch is smaller."
-    ),
-    evidence=evidence,
-    judge=judge,
-)

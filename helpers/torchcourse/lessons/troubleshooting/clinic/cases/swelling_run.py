@@ -12,7 +12,6 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import numbers_of
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
-from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
     expect_left_in_training_mode,
@@ -131,28 +130,3 @@ def _plain_epoch(
         with torch.no_grad():
             probed += F.mse_loss(model(probe), probe).item()
     return running / len(loader), probed / len(loader)
-
-
-CASE = Case(
-    slug="swelling_run",
-    title="The run that swells",
-    complaint=(
-        "Memory grows with every step, until the run is killed in its second night. The batches are all of one "
-        "size. We clear the cache and call the garbage collector after each epoch; it does not help."
-    ),
-    parts=("denoise_epoch",),
-    hints=(
-        "Nothing is lost in Python: somebody holds what grows. What lives longer than one step in this function?",
-        "Take ten steps under `leaks.find_leaks` or a MemoryTracker: how much stays after each step, of which shape?",
-        "A loss is a tensor, and it remembers the graph it came from. What does a sum of such tensors remember?",
-    ),
-    diagnosis=(
-        "A loss is a tensor with a graph. A sum of such tensors has the graphs of all of them, and they live as "
-        "long as the sum does. For the probe, which has no backward pass, all its intermediate results were kept; "
-        "for the training loss the results were freed by `backward()`, but the nodes of the graph stayed. `item()` "
-        "or `detach()` takes the number out; for the probe, `no_grad()` does not even build a graph. The list of "
-        "the caller kept the sums over the epochs."
-    ),
-    evidence=evidence,
-    judge=judge,
-)
