@@ -204,7 +204,7 @@ def test_accumulate_accepts(answer):
         (lambda *given: accumulate(*given, divide=1), "not_divided"),
         (lambda *given: accumulate(*given, divide=len(given[2]) ** 2), "divided_twice"),
         (lambda *given: accumulate(*given, divide=len(given[2]) * dist.get_world_size()), "divided_by_ranks"),
-        (zero_grad_in_the_loop, "only_last"),
+        (zero_grad_in_the_loop, "early_ones_lost"),
         (step_in_the_loop, "steps_each"),
         (with_an_optimizer_of_its_own, "steps_each"),
         (softmax_before_the_loss, "wrong_value"),

@@ -208,7 +208,7 @@ def labels_of_the_other_rank(batch):
         (loop(after=average_and_step), "steps_twice"),
         (loop(after=gradients_of_rank_0), "rank_0_only"),
         (loop(outputs_of=lambda outputs: outputs.softmax(dim=1)), "softmax_before"),
-        (loop(cut=labels_of_rank_0), "labels_of_rank_0"),
+        (loop(cut=labels_of_rank_0), "wrong_value"),
         (loop(cut=three_and_the_rest), "uneven"),
         (loop(take=slice(1)), "batches_left_out"),
         (loop(take=slice(1, None)), "batches_left_out"),
@@ -217,7 +217,7 @@ def labels_of_the_other_rank(batch):
         (loop(begin=from_rank_0_and_evaluating), "mode_left_changed"),
         (loop(scale=-1), "goes_up"),
         (loop(cut=every_nth, after=gradients_of_rank_0), "rank_0_only"),
-        (loop(cut=every_nth_and_labels_of_rank_0), "labels_of_rank_0"),
+        (loop(cut=every_nth_and_labels_of_rank_0), "wrong_value"),
     ],
 )
 def test_train_together_refuses(answer, symptom):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -11,14 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
     EVALUATING,
+    Batches,
     Tensors,
     classifier,
+    on_device,
+    one_process,
     refuse_shortened,
     samples,
-    started,
 )
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
@@ -41,8 +44,7 @@ def accumulate(learner: Callable) -> str:
             _refuse_passes(runs[0], count, case)
             _refuse_averages(runs, case)
             _judge_weights(runs[0], count, world_size, case)
-            _refuse_graphs(runs[0], case)
-            _refuse_messages(runs[0], case)
+            _refuse_waste(runs[0], case)
             if runs[0].evaluating:
                 raise Wrong("mode_left_changed", case + EVALUATING)
             refuse_shortened(count, runs[0].left)
@@ -54,9 +56,8 @@ class Accumulated:
     """One rank's two steps.
 
     `syncs`: how often DDP averaged. `by_hand`: collectives that the learner called. `forwards`: the samples of each
-    forward pass. `quiet`: of these, the passes that will not lead to an average. `waiting`: the most forward passes at
-    a time whose backward pass was still to come. `kept`: the most tensors that earlier passes still kept for their
-    backward pass when one began. `left`: the length of the list of micro-batches afterwards.
+    forward pass. `quiet`: of these, the passes that will not lead to an average. `kept`: the most tensors that earlier
+    passes still kept for their backward pass when one began. `left`: the length of the list of them afterwards.
     """
 
     weights: list[Tensors]
@@ -65,11 +66,8 @@ class Accumulated:
     optimizer_steps: int = 0
     forwards: list[int] = field(default_factory=list)
     quiet: int = 0
-    waiting: int = 0
     kept: int = 0
     evaluating: bool = False
-    used_no_sync: bool = False
-    backwards: int = 0
     left: int = 0
 
 
@@ -82,10 +80,7 @@ def _accumulate(learner: Callable) -> list[Accumulated]:
         saved: WeakSet[_Saved] = WeakSet()
         ddp, optimizer = _watched(model, seen, saved)
         for step in range(_STEPS):
-            batches = [
-                (images.to(device()), labels.to(device()))
-                for images, labels in _micro_batches(count, step, dist.get_rank())
-            ]
+            batches = on_device(_micro_batches(count, step, dist.get_rank()))
             syncs = seen.syncs
             with watched() as traffic, _noted_in(saved):
                 learner(ddp, optimizer, batches)
@@ -96,7 +91,7 @@ def _accumulate(learner: Callable) -> list[Accumulated]:
     return runs
 
 
-def _micro_batches(count: int, step: int, rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _micro_batches(count: int, step: int, rank: int) -> Batches:
     return samples(count, _EACH, seed=100 * step + rank)
 
 
@@ -122,7 +117,6 @@ def _watched(model: nn.Module, seen: Accumulated, saved: "WeakSet[_Saved]") -> t
     """Return the model in DDP and its optimizer; what happens to them is written into `seen`."""
     ddp = nn.parallel.DistributedDataParallel(model)
     ddp.register_comm_hook(seen, _count_and_average)
-    no_sync = ddp.no_sync
 
     def note_kept(*_: Any) -> None:
         seen.kept = max(seen.kept, len(saved))
@@ -132,22 +126,12 @@ def _watched(model: nn.Module, seen: Accumulated, saved: "WeakSet[_Saved]") -> t
             seen.forwards.append(len(inputs[0]))
             seen.evaluating |= not model.training
             seen.quiet += not ddp.require_backward_grad_sync
-            seen.waiting = max(seen.waiting, len(seen.forwards) - seen.backwards)
-            outputs.register_hook(note_backward)
-
-    def note_backward(_: torch.Tensor) -> None:
-        seen.backwards += 1
-
-    def noted() -> Any:
-        seen.used_no_sync = True
-        return no_sync()
 
     def note_step(*_: Any) -> None:
         seen.optimizer_steps += 1
 
     model.register_forward_pre_hook(note_kept)
     model.register_forward_hook(note_forward)
-    setattr(ddp, "no_sync", noted)  # noqa: B010  # mypy refuses to assign to a method
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
     optimizer.register_step_post_hook(note_step)
     return ddp, optimizer
@@ -183,108 +167,93 @@ def _refuse_passes(one: Accumulated, count: int, case: str) -> None:
 
 def _refuse_averages(runs: Sequence[Accumulated], case: str) -> None:
     """Refuse a first step after which the ranks disagree."""
-    agree = all(same(other.weights[1], runs[0].weights[1]) for other in runs)
-    if not agree and runs[0].syncs == runs[0].by_hand == 0:
-        raise Wrong(
-            "never_averaged",
-            f"{case}no all-reduce took place, and the ranks' weights part. Which backward pass should send?",
-        )
-    if not agree and runs[0].syncs == 0:
-        raise Wrong(
-            "ranks_disagree",
-            f"{case}your code calls collectives itself, and the ranks hold different weights after one step. Does each "
-            "gradient become the mean over the ranks, after the last backward pass?",
-        )
-    if not agree:
+    if same([one.weights[1] for one in runs], [runs[0].weights[1]] * len(runs)):
+        return
+    if runs[0].syncs:
         raise Wrong(
             "averaged_too_early",
             f"{case}the ranks hold different weights after one step: what was added after the all-reduce never "
             "reached the other ranks. Which of the backward passes must be the one that averages?",
         )
+    if runs[0].by_hand:
+        raise Wrong(
+            "ranks_disagree",
+            f"{case}your code calls collectives itself, and the ranks hold different weights after one step. Does each "
+            "gradient become the mean over the ranks, after the last backward pass?",
+        )
+    raise Wrong(
+        "never_averaged",
+        f"{case}no all-reduce took place, and the ranks' weights part. Which backward pass should send?",
+    )
 
 
 def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
-    """Compare with one process: the first step, its known mistakes, and the second step."""
-    every, last = range(count), range(count - 1, count)
-    first, second = _one_process(one.weights[0], n, every, count, 1 / count)
-    if same([one.weights[1], one.weights[2]], [first, second]):
+    """Compare with one process that adds up the micro-batches of all ranks: the first step, then the second."""
+    losses = [partial(_loss, count=count, step=step, n=n) for step in range(_STEPS)]
+    right = one_process(classifier(), one.weights[0], _RATE, losses)
+    if same(one.weights, right):
         return
-    if same(one.weights[1], first):
+    if same(one.weights[1], right[1]):
         raise Wrong("later_steps", f"{case}the first step is right, the second is not. What is left over?")
-
-    def step(chosen: Sequence[int], weight: float) -> Tensors:
-        return _one_process(one.weights[0], n, chosen, count, weight)[0]
-
+    counted = _shares_counted(one, n, count)
+    if counted is None:
+        raise Wrong(
+            "wrong_value",
+            f"{case}all ranks agree, but on other weights than one process has. Do the outputs go into cross_entropy "
+            "as they come, and does nothing else change the loss or the gradients?",
+        )
+    listed = ", ".join(f"{share:.3g}" for share in counted)
+    if counted[0] == 0 != counted[-1]:
+        raise Wrong(
+            "early_ones_lost",
+            f"{case}the step counts the micro-batches {listed} times. Who throws the earlier gradients away?",
+        )
     known = {
         "not_divided": (
-            step(every, 1.0),
+            [1.0] * count,
             f"your step is {count} times too long: the gradients of {count} micro-batches were added. What turns a "
             "sum into a mean, and where can you divide each part?",
         ),
-        "divided_twice": (step(every, 1 / count**2), f"your step is {count} times too short: you divide twice."),
-        "divided_by_ranks": (
-            step(every, 1 / count / n),
-            f"your step is {n} times too short: DDP divides by N already.",
-        ),
-        "only_last": (
-            AnyOf((step(last, 1 / count), step(last, 1.0))),
-            "only the last micro-batch moved the weights. Who throws the earlier gradients away?",
-        ),
+        "divided_twice": ([1 / count**2] * count, f"your step is {count} times too short: you divide twice."),
+        "divided_by_ranks": ([1 / count / n] * count, f"your step is {n} times too short: DDP divides by N already."),
     }
-    refuse_known(one.weights[1], known, where=case)
-    if (counted := _shares_counted(one, n, count)) is not None:
-        if same(counted[-1], 1 / count, 1e-6) and counted[0] == 0:
-            raise Wrong(
-                "early_ones_lost",
-                f"{case}the last micro-batch counts as it should, and the first does not count at all. Who throws the "
-                "earlier gradients away?",
-            )
-        raise Wrong(
-            "wrong_share",
-            f"{case}the step counts the micro-batches {', '.join(f'{share:.3g}' for share in counted)} times. Each "
-            f"should count 1/{count}: by what is each loss divided, and is it a mean over its samples?",
-        )
+    refuse_known(counted, known, 1e-6, where=case)
     raise Wrong(
-        "wrong_value",
-        f"{case}all ranks agree, but on other weights than one process has. Do the outputs go into cross_entropy as "
-        "they come, and does nothing else change the loss or the gradients?",
+        "wrong_share",
+        f"{case}the step counts the micro-batches {listed} times. Each should count 1/{count}: by what is each loss "
+        "divided, and is it a mean over its samples?",
     )
+
+
+def _loss(model: nn.Module, count: int, step: int, n: int, chosen: slice = slice(None)) -> torch.Tensor:
+    """The mean over the chosen micro-batches of all ranks."""
+    batches = [batch for rank in range(n) for batch in _micro_batches(count, step, rank)[chosen]]
+    return torch.stack([F.cross_entropy(model(images), labels) for images, labels in batches]).mean()
 
 
 def _shares_counted(one: Accumulated, n: int, count: int) -> list[float] | None:
     """How often each micro-batch counts in the first step; None if the step is no sum of their gradients."""
-    start = torch.cat([tensor.flatten() for tensor in one.weights[0]])
 
-    def moved(weights: Tensors) -> torch.Tensor:
-        return torch.cat([tensor.flatten() for tensor in weights]) - start
+    def moved(weights: list[Tensors]) -> torch.Tensor:
+        return torch.cat([(after - before).flatten() for before, after in zip(*weights[:2], strict=True)])
 
-    each = torch.stack(
-        [moved(_one_process(one.weights[0], n, range(k, k + 1), count, 1.0)[0]) for k in range(count)], dim=1
-    )
-    step = moved(one.weights[1])
-    shares = torch.linalg.lstsq(each, step[:, None]).solution
+    alone = [partial(_loss, count=count, step=0, n=n, chosen=slice(k, k + 1)) for k in range(count)]
+    each = torch.stack([moved(one_process(classifier(), one.weights[0], _RATE, [loss])) for loss in alone], dim=1)
+    step = moved(one.weights)[:, None]
+    shares = torch.linalg.lstsq(each, step).solution
     shares[shares.abs() < 1e-9] = 0
-    return shares.flatten().tolist() if torch.allclose(each @ shares, step[:, None], atol=1e-9) else None
+    return shares.flatten().tolist() if torch.allclose(each @ shares, step, atol=1e-9) else None
 
 
-def _refuse_graphs(one: Accumulated, case: str) -> None:
-    if one.waiting > 1:
-        raise Wrong(
-            "graphs_kept",
-            f"{case}the weights are right, but up to {one.waiting} forward passes came before the backward pass of the "
-            "first of them: their graphs are in memory together, as those of the big batch are. When can backward() "
-            "be called?",
-        )
+def _refuse_waste(one: Accumulated, case: str) -> None:
+    """Refuse graphs that were kept, and averages that were not needed: by DDP, by hand, or by both."""
     if one.kept > 0:
         raise Wrong(
             "graphs_kept",
             f"{case}the weights are right, but when a micro-batch is computed, the graph of one before it is still in "
-            "memory, as that of the big batch would be. backward() frees a graph, unless it is told to retain it.",
+            "memory, as that of the big batch would be. When can backward() be called? It frees a graph, unless it is "
+            "told to retain it.",
         )
-
-
-def _refuse_messages(one: Accumulated, case: str) -> None:
-    """Refuse averages that were not needed: by DDP, by hand, or by both."""
     if one.syncs and one.by_hand:
         raise Wrong(
             "averaged_twice",
@@ -297,31 +266,9 @@ def _refuse_messages(one: Accumulated, case: str) -> None:
             "parameters. One average is enough, after the last backward pass.",
         )
     if one.syncs > _STEPS:
-        hint = "The weights are right, but all messages but the last were sent for nothing."
-        if one.used_no_sync and not one.quiet:
-            hint = "You use no_sync(), yet DDP sends: it decides during the forward pass. Is that inside too?"
-        elif one.used_no_sync:
-            hint = (
-                f"{one.quiet / _STEPS:g} of {len(one.forwards) / _STEPS:g} forward passes were inside no_sync(). Which "
-                "one only has to send?"
-            )
         raise Wrong(
-            "too_many_messages", f"{case}each step took {one.syncs / _STEPS:g} all-reduces instead of 1. {hint}"
+            "too_many_messages",
+            f"{case}the weights are right, but each step took {one.syncs / _STEPS:g} all-reduces, and all but the last "
+            f"were sent for nothing. DDP decides during the forward pass: {one.quiet / _STEPS:g} of "
+            f"{len(one.forwards) / _STEPS:g} forward passes were inside no_sync(). Which one only has to send?",
         )
-
-
-@one_thread()
-def _one_process(start: Tensors, n: int, chosen: Sequence[int], count: int, weight: float) -> list[Tensors]:
-    """Return the weights of one process, after each step, that adds up the chosen micro-batches of all ranks."""
-    model = started(classifier(), start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
-    history = []
-    for step in range(_STEPS):
-        optimizer.zero_grad()
-        for rank in range(n):
-            batches = _micro_batches(count, step, rank)
-            for images, labels in (batches[index] for index in chosen):
-                (F.cross_entropy(model(images), labels) * weight / n).backward()
-        optimizer.step()
-        history.append(copies(model.parameters()))
-    return history

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ import torch.distributed as dist
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, one_thread, refuse_known, same
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
+    NO_RESULT,
     TWO_RANKS_ONLY,
     Tensors,
     added,
     mistaken_averages,
+    one_process,
     scaled,
-    started,
 )
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
@@ -32,10 +34,15 @@ _RATE = 0.5
 def fill_buckets(learner: Callable) -> str:
     """Ask for buckets of several lists of parameters, and test the rules of the exercise one by one."""
     answers = [_filling(learner, *case) for case in _CASES]
-    in_numbers = all(one.buckets == _filled(one.trained[::-1], one.size, one.each * one.limit) for one in answers)
     for one in answers:
         _refuse_members(one)
-        _refuse_cuts(one, in_numbers)
+    known = {
+        "numbers_not_bytes": ([one.filled(one.each * one.limit) for one in answers], "Your code counts numbers."),
+        "four_bytes": ([one.filled(one.each * one.limit // 4) for one in answers], "Your code takes 4 bytes for each."),
+    }
+    refuse_known([one.buckets for one in answers], known, where="The limit is in bytes, and numbers have 2 or 4. ")
+    for one in answers:
+        _refuse_cuts(one)
     return f"Last parameter first, none lost, none too full: checked on {len(_CASES)} lists of parameters."
 
 
@@ -44,7 +51,8 @@ def average_bucket(learner: Callable) -> str:
     """Train three steps on 2 and on 3 ranks and compare every step with one process; count the all-reduces."""
     for world_size in (2, 3):
         runs = _run(learner, world_size)
-        expected = _one_process(runs[0].weights[0], world_size)
+        losses = [partial(_loss, step=step, ranks=range(world_size)) for step in range(_STEPS)]
+        expected = one_process(_Tied(), runs[0].weights[0], _RATE, losses)
         if any(one.moved for one in runs):
             raise Wrong("weights_changed", "Your function changed the weights. Only the gradients are to be averaged.")
         for step in range(1, _STEPS + 1):
@@ -75,7 +83,7 @@ def _run(learner: Callable, world_size: int) -> list["BucketRun"]:
         return _train_on_ranks(learner, world_size, False, "no_gradient", _NONE)
     except Wrong as wrong:
         if wrong.symptom == "no_gradient":
-            _train_on_ranks(learner, world_size, True, "nothing_returned", _NO_RESULT)
+            _train_on_ranks(learner, world_size, True, "nothing_returned", NO_RESULT)
         raise
 
 
@@ -115,6 +123,18 @@ class Filling:
     limit: int
     buckets: Buckets
     each: int
+
+    def filled(self, limit: float) -> Buckets:
+        """The buckets of this case for a limit in bytes."""
+        buckets: Buckets = []
+        for place in self.trained[::-1]:
+            if not buckets or self.bytes_of(buckets[-1]) + self.size[place] > limit:
+                buckets.append([])
+            buckets[-1].append(place)
+        return buckets
+
+    def bytes_of(self, bucket: Sequence[int]) -> int:
+        return sum(self.size[place] for place in bucket)
 
     def __str__(self) -> str:
         held = [[self.size[place] for place in bucket] for bucket in self.buckets]
@@ -164,7 +184,7 @@ def _refuse_members(one: Filling) -> None:
         question = ""
         if all(size[place] > one.limit for place in lost):
             question = " What does your code do with a parameter larger than the limit?"
-        elif lost == set(trained[: len(lost)]) and (len(lost) == 1 or sum(size[place] for place in lost) <= one.limit):
+        elif lost == set(one.filled(one.limit)[-1]):
             question = " What happens to the last bucket when the loop is over?"
         raise Wrong(
             "lost",
@@ -184,39 +204,18 @@ def _refuse_members(one: Filling) -> None:
         raise Wrong("order", f"{case}. Last parameter first, also inside a bucket: {trained[::-1]}.")
 
 
-def _refuse_cuts(one: Filling, in_numbers: bool) -> None:
-    """Refuse buckets that are too full, and those that were closed while there was room.
-
-    Args:
-        in_numbers: whether in all cases the buckets are those of a limit in numbers.
-    """
-    case, buckets, size, limit = str(one), one.buckets, one.size, one.limit
-    right, as_if_four = (_filled(one.trained[::-1], size, most) for most in (limit, one.each * limit // 4))
-    if buckets == as_if_four != right:
-        raise Wrong("four_bytes", f"{case}. Your code takes 4 bytes for each number, and these have {one.each}.")
-    for bucket in buckets:
-        total = sum(size[place] for place in bucket)
-        if len(bucket) > 1 and total > limit:
-            if in_numbers:
-                raise Wrong("numbers_not_bytes", f"{case}: one has {total} bytes. Your code counts numbers, not bytes.")
-            raise Wrong("too_full", f"{case}: one has {total} bytes. When do you look if it still fits?")
-    for bucket, following in itertools.pairwise(buckets):
-        if sum(size[place] for place in bucket) + size[following[0]] <= limit:
+def _refuse_cuts(one: Filling) -> None:
+    """Refuse buckets that are too full, and those that were closed while there was room."""
+    for bucket in one.buckets:
+        if len(bucket) > 1 and one.bytes_of(bucket) > one.limit:
+            raise Wrong("too_full", f"{one}: one has {one.bytes_of(bucket)} bytes. When do you look if it still fits?")
+    for bucket, following in itertools.pairwise(one.buckets):
+        if one.bytes_of([*bucket, following[0]]) <= one.limit:
             raise Wrong(
                 "closed_early",
-                f"{case}: there was still room in a bucket when the next one was begun. "
+                f"{one}: there was still room in a bucket when the next one was begun. "
                 "More buckets than needed are more messages than needed.",
             )
-
-
-def _filled(places: Sequence[int], size: Sequence[int], limit: int) -> Buckets:
-    """The buckets of these places, in this order, for a limit."""
-    buckets: Buckets = []
-    for place in places:
-        if not buckets or sum(size[other] for other in buckets[-1]) + size[place] > limit:
-            buckets.append([])
-        buckets[-1].append(place)
-    return buckets
 
 
 # How one is averaged
@@ -224,10 +223,6 @@ def _filled(places: Sequence[int], size: Sequence[int], limit: int) -> Buckets:
 _NONE = (
     "Your code met a parameter whose .grad is None: nothing used it in this step. It needs a place in the row all the "
     "same."
-)
-_NO_RESULT = (
-    "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: they write into the "
-    "tensor that you give them."
 )
 _SIZES_DIFFER = (
     "A message was longer than what the receiver had made ready, and the process of a rank died of it. The row of a "
@@ -257,8 +252,14 @@ class _Tied(nn.Module):
         return loss + self.only_rank_0(outputs).square().mean() if extra else loss
 
 
-def _inputs(step: int, rank: int) -> torch.Tensor:
-    return torch.randn(5, 4, generator=torch.Generator().manual_seed(10 * step + rank), dtype=torch.float64)
+def _loss(model: nn.Module, step: int, ranks: Sequence[int]) -> torch.Tensor:
+    """The mean loss of these ranks' inputs."""
+    losses = []
+    for rank in ranks:
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        inputs = torch.randn(5, 4, generator=generator, dtype=torch.float64).to(device())
+        losses.append(model(inputs, extra=rank == 0))
+    return torch.stack(losses).mean()
 
 
 @dataclass
@@ -290,7 +291,7 @@ def _train(learner: Callable, filled: bool) -> BucketRun:
     run = BucketRun(names, [copies(parameters)], [], [], len(buckets), [])
     for step in range(_STEPS):
         optimizer.zero_grad()
-        model(_inputs(step, dist.get_rank()).to(device()), extra=dist.get_rank() == 0).backward()
+        _loss(model, step, [dist.get_rank()]).backward()
         run.own = run.own or _gradients(parameters)
         if filled:
             for parameter in parameters:
@@ -311,21 +312,6 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> Tensors:
     return copies(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
 
 
-@one_thread()
-def _one_process(start: Tensors, world_size: int) -> list[Tensors]:
-    """Train as one process that sees all ranks' inputs."""
-    model = started(_Tied(), start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
-    weights = [copies(model.parameters())]
-    for step in range(_STEPS):
-        optimizer.zero_grad()
-        losses = [model(_inputs(step, rank), extra=rank == 0) for rank in range(world_size)]
-        (torch.stack(losses).sum() / world_size).backward()
-        optimizer.step()
-        weights.append(copies(model.parameters()))
-    return weights
-
-
 def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
     """Raise what is wrong with the first step after which the weights are not those of one process."""
     n, own, averaged = len(runs), [one.own for one in runs], [one.averaged for one in runs]
@@ -335,20 +321,16 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
     if any(ours.shape != wanted.shape for rank in averaged for ours, wanted in zip(rank, mean, strict=True)):
         raise Wrong("shape", "A gradient came back as a flat row. It needs the shape of its parameter again.")
     known = {
-        "all_zero": ([scaled(mean, 0)] * n, "After your function all gradients are 0."),
         "nothing_changed": (
             own,
             "Each rank still has its own gradients. torch.cat copies: the averages are in the row, and somebody has to "
             "put them back into p.grad.",
         ),
         **mistaken_averages(own),
-        "two_ranks_only": ([scaled(mean, n / 2)] * n, TWO_RANKS_ONLY),
-        "divided_by_bucket": (
-            [[n / len(members) * mean[place] for members in _PLACES for place in members]] * n,
-            "You divide by the number of parameters in the bucket. A mean over the ranks is a sum divided by what?",
-        ),
     }
     refuse_known(averaged, known)
+    if n > 2:
+        raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
     if same(averaged, [mean] * n, tolerance=1e-4):
         raise Wrong(
             "dtype",
@@ -359,42 +341,24 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
 
 def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
     """Raise which parameters have a wrong average, where no known mistake explains all of them."""
-    names = runs[0].names
-    wrong = [
-        name
-        for place, name in enumerate(names)
-        if not same([one.averaged[place] for one in runs], [mean[place]] * len(runs))
-    ]
-    if all(name.startswith("only_rank_0") for name in wrong):
+    results = zip(mean, *[one.averaged for one in runs], strict=True)
+    wrong = [place for place, (right, *found) in enumerate(results) if not same(found, [right] * len(runs))]
+    names = ", ".join(runs[0].names[place] for place in wrong)
+    if set(wrong) <= set(_PLACES[1]):
         raise Wrong(
             "missing_gradient",
-            f"Wrong for {' and '.join(wrong)} alone: only rank 0 has a gradient there, on the other ranks p.grad is "
-            "None. What does None count as, and do all ranks hold the mean in the end?",
-        )
-    if all(name.startswith(("only_rank_0", "unused")) for name in wrong):
-        raise Wrong(
-            "missing_gradient",
-            f"Wrong for {', '.join(wrong)} alone: those are the parameters whose p.grad is None on some or all ranks. "
-            "What does None count as?",
+            f"Wrong for {names} alone: all of these are in the bucket in which some p.grad is None, on one rank or on "
+            "all. What does None count as, and do the others of that bucket get their mean?",
         )
     if same(runs[0].averaged, mean):
         raise Wrong(
             "one_rank_only",
             "Rank 0 has the means, the other ranks have not. Which collective gives the result to all ranks?",
         )
-    what = f"With {len(runs)} ranks, right for some parameters, wrong for {', '.join(wrong)}. "
-    places = [names.index(name) for name in wrong]
-    untouched = all(
-        same([one.averaged[place] for place in places], [one.own[place] for place in places]) for one in runs
-    )
-    if untouched and set(places) <= set(_PLACES[1]):
+    if len(wrong) < len(mean):
         raise Wrong(
-            "bucket_left_out",
-            f"{what}Each rank still has its own gradients there, and all of these are in the bucket in which some "
-            "p.grad is None. The others of that bucket need their mean too.",
+            "some_parameters",
+            f"Right for some parameters, wrong for {names}. Is the row cut where it was joined, and does each piece "
+            "get its shape back?",
         )
-    if len(wrong) < len(names):
-        raise Wrong(
-            "some_parameters", f"{what}Is the row cut where it was joined, and does each piece get its shape back?"
-        )
-    raise Wrong("wrong_value", f"With {len(runs)} ranks the gradients are neither their own nor the mean.")
+    raise Wrong("wrong_value", "The gradients are neither their own nor the mean.")

@@ -2,22 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
+from torchcourse.checks.kit import copies, numbers, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
+    NO_RESULT,
     NOTHING_CAME,
     TWO_RANKS_ONLY,
+    Batches,
     Tensors,
     classifier,
+    on_device,
+    one_process,
     refuse_shortened,
     samples,
-    started,
 )
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
@@ -25,10 +30,6 @@ from torchcourse.ranks.who import device
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
 LOG_RATE = 0.1  # the learning rate in the frame of the exercise
 
-_NO_RESULT = (
-    "Your code used None where it wanted a value. Collectives such as dist.reduce return None: they write into the "
-    "tensor that you give them."
-)
 _STEPS = 4
 _ROUNDING = 1e-6  # relative; a log may hold float32
 
@@ -42,9 +43,9 @@ def train_and_log(learner: Callable) -> str:
             learner,
             world_size=world_size,
             seconds=TIME_LIMIT,
-            known={"NoneType": ("nothing_returned", _NO_RESULT)},
+            known={"NoneType": ("nothing_returned", NO_RESULT)},
         )
-        end, losses = _one_process(runs[0].start, world_size)
+        end, losses = _trained_by_one(runs[0].start, world_size)
         if not same([one.end for one in runs], [end] * world_size):
             raise Wrong(
                 "training_changed",
@@ -87,31 +88,31 @@ def _train_and_log(learner: Callable) -> Logged:
     torch.manual_seed(0)
     model = classifier().to(device())
     start = copies(model.parameters())
-    batches = [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())]
+    batches = on_device(_batches(dist.get_rank()))
     with watched() as traffic:
         log = learner(model, batches)
     short = learner(classifier().to(device()), batches[:1])
     return Logged(start, copies(model.parameters()), log, traffic.destinations, len(batches), short)
 
 
-def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(rank: int) -> Batches:
     return samples(_STEPS, 6, seed=rank)
 
 
-@one_thread()
-def _one_process(start: Tensors, n: int) -> tuple[Tensors, list[list[float]]]:
+def _trained_by_one(start: Tensors, n: int) -> tuple[Tensors, list[list[float]]]:
     """Return the weights at the end and, for each step, the loss of each rank."""
-    model = started(classifier(), start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LOG_RATE)
-    batches = [_batches(rank) for rank in range(n)]
     logged = []
-    for step in range(_STEPS):
-        optimizer.zero_grad()
-        losses = [F.cross_entropy(model(images), labels) for images, labels in (own[step] for own in batches)]
-        (torch.stack(losses).sum() / n).backward()
-        optimizer.step()
-        logged.append([loss.item() for loss in losses])
-    return copies(model.parameters()), logged
+
+    def loss_of(model: nn.Module, batches: Batches) -> torch.Tensor:
+        losses = torch.stack([F.cross_entropy(model(images), labels) for images, labels in batches])
+        logged.append(losses.tolist())
+        return losses.mean()
+
+    of_each_step = zip(*map(_batches, range(n)), strict=True)
+    history = one_process(
+        classifier(), start, LOG_RATE, [partial(loss_of, batches=list(step)) for step in of_each_step]
+    )
+    return history[-1], logged
 
 
 def _judge_log(logs: Sequence[Any], losses: list[list[float]]) -> None:

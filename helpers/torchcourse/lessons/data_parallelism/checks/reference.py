@@ -1,11 +1,13 @@
 """What several checks of lesson 01 compare with: one process on one thread, and the known mistakes of averaging."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, one_thread
+from torchcourse.ranks.who import device
 
 Tensors = list[torch.Tensor]
 
@@ -14,6 +16,10 @@ FLOAT32 = 1e-5
 
 TWO_RANKS_ONLY = "Right on 2 ranks, wrong on 3. Which number in your code is true only when there are two ranks?"
 
+NO_RESULT = (
+    "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: they write into the "
+    "tensor that you give them."
+)
 
 NOTHING_CAME = "nothing came from the other ranks, or not before you went on (async_op: wait for it)."
 
@@ -23,25 +29,49 @@ EVALUATING = (
 )
 
 
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+"""Images [each, 4] and labels [each]."""
+
+
 def classifier() -> nn.Module:
     """Return a model from 4 features to 3 classes, in float64."""
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
 
-def samples(batches: int, each: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return batches for `classifier`: images [each, 4] in float64 and labels [each]."""
+def samples(batches: int, each: int, seed: int) -> Batches:
+    """Return batches for `classifier`, in float64."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batches, each, 4, generator=generator, dtype=torch.float64)
     labels = torch.randint(3, (batches, each), generator=generator)
     return list(zip(images, labels, strict=True))
 
 
-def started(model: nn.Module, start: Tensors) -> nn.Module:
-    """Return the model with these weights."""
+def on_device(batches: Batches) -> Batches:
+    return [(images.to(device()), labels.to(device())) for images, labels in batches]
+
+
+@one_thread()
+def one_process(
+    model: nn.Module, start: Tensors, rate: float, losses: Iterable[Callable[[nn.Module], torch.Tensor]]
+) -> list[Tensors]:
+    """Return the weights of one process at the start and after each step of SGD.
+
+    Args:
+        start: the weights to start from.
+        rate: the learning rate.
+        losses: for each step what is called with the model and gives the loss.
+    """
     with torch.no_grad():
         for parameter, values in zip(model.parameters(), start, strict=True):
             parameter.copy_(values)
-    return model
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    history = [copies(model.parameters())]
+    for loss_of in losses:
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+        history.append(copies(model.parameters()))
+    return history
 
 
 def scaled(tensors: Iterable[torch.Tensor], factor: float) -> Tensors:
