@@ -11,15 +11,16 @@ import torch.distributed as dist
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.checks.kit import copies, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
-    NO_RESULT,
     TWO_RANKS_ONLY,
     Tensors,
     added,
     mistaken_averages,
     one_process,
     scaled,
+    with_missing_gradients,
+    wrong_places,
 )
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
@@ -50,7 +51,14 @@ def fill_buckets(learner: Callable) -> str:
 def average_bucket(learner: Callable) -> str:
     """Train three steps on 2 and on 3 ranks and compare every step with one process; count the all-reduces."""
     for world_size in (2, 3):
-        runs = _run(learner, world_size)
+        runs = with_missing_gradients(
+            _train,
+            learner,
+            world_size=world_size,
+            seconds=TIME_LIMIT,
+            hint=_NONE,
+            known={"ProcessDied": ("sizes_differ", _SIZES_DIFFER)},
+        )
         losses = [partial(_loss, step=step, ranks=range(world_size)) for step in range(_STEPS)]
         expected = one_process(_Tied(), runs[0].weights[0], _RATE, losses)
         if any(one.moved for one in runs):
@@ -75,21 +83,6 @@ def average_bucket(learner: Callable) -> str:
         "Step by step the weights of one process, on 2 and on 3 ranks that start from different seeds, with a tied "
         "weight and a parameter that only rank 0 uses; one all-reduce per bucket."
     )
-
-
-def _run(learner: Callable, world_size: int) -> list["BucketRun"]:
-    """Train on ranks; a None that the learner trips over is a missing gradient only if it needs one to be missing."""
-    try:
-        return _train_on_ranks(learner, world_size, False, "no_gradient", _NONE)
-    except Wrong as wrong:
-        if wrong.symptom == "no_gradient":
-            _train_on_ranks(learner, world_size, True, "nothing_returned", NO_RESULT)
-        raise
-
-
-def _train_on_ranks(learner: Callable, world_size: int, filled: bool, symptom: str, hint: str) -> list["BucketRun"]:
-    known = {"NoneType": (symptom, hint), "ProcessDied": ("sizes_differ", _SIZES_DIFFER)}
-    return on_ranks(_train, learner, filled, world_size=world_size, seconds=TIME_LIMIT, known=known)
 
 
 # Which parameters share a bucket
@@ -278,8 +271,8 @@ class BucketRun:
     moved: bool = False
 
 
-def _train(learner: Callable, filled: bool) -> BucketRun:
-    """Train with the learner's average; `filled`: gradients that are None are zeros before it is called."""
+def _train(learner: Callable, missing: bool) -> BucketRun:
+    """Train with the learner's average; not `missing`: gradients that are None are zeros before it is called."""
     torch.manual_seed(dist.get_rank())
     model = _Tied().to(device())
     parameters = list(model.parameters())
@@ -293,7 +286,7 @@ def _train(learner: Callable, filled: bool) -> BucketRun:
         optimizer.zero_grad()
         _loss(model, step, [dist.get_rank()]).backward()
         run.own = run.own or _gradients(parameters)
-        if filled:
+        if not missing:
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         with watched() as traffic:
@@ -341,8 +334,7 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
 
 def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
     """Raise which parameters have a wrong average, where no known mistake explains all of them."""
-    results = zip(mean, *[one.averaged for one in runs], strict=True)
-    wrong = [place for place, (right, *found) in enumerate(results) if not same(found, [right] * len(runs))]
+    wrong = wrong_places([one.averaged for one in runs], mean)
     names = ", ".join(runs[0].names[place] for place in wrong)
     if set(wrong) <= set(_PLACES[1]):
         raise Wrong(

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.checks.kit import copies, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
     FLOAT32,
     TWO_RANKS_ONLY,
@@ -16,8 +17,11 @@ from torchcourse.lessons.data_parallelism.checks.reference import (
     added,
     mistaken_averages,
     scaled,
+    with_missing_gradients,
+    wrong_places,
 )
 from torchcourse.ranks.who import device
+from torchcourse.units import times
 
 TIME_LIMIT = 20.0  # seconds for one call; healthy ranks need a fraction of one
 
@@ -25,17 +29,8 @@ TIME_LIMIT = 20.0  # seconds for one call; healthy ranks need a fraction of one
 @check
 def average_gradients(learner: Callable) -> str:
     """Compare with the mean over two and over three ranks, one parameter being frozen."""
-    for world_size in (2, 3):
-        for call, seen in enumerate(_with_gradients(learner, [()] * world_size)):
-            mean = scaled(added(one.before for one in seen), 1 / world_size)
-            _refuse_lost_or_moved(seen)
-            if same([one.after for one in seen], [mean] * world_size, FLOAT32):
-                continue
-            if call > 0:
-                raise Wrong("later_steps", _SECOND_CALL)
-            if world_size > 2:
-                raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
-            _judge_average(seen, mean)
+    for ranks in (2, 3):
+        _compare(learner, [()] * ranks, [1 / ranks] * ranks, _judge_average)
     return "Every rank holds the mean of all ranks' gradients: checked on 2 and on 3 ranks, with a frozen parameter."
 
 
@@ -43,17 +38,27 @@ def average_gradients(learner: Callable) -> str:
 def average_uneven(learner: Callable) -> str:
     """Compare with the mean over samples, for parts of different sizes on two and on three ranks."""
     for counts in ([5, 2], [5, 5], [600, 200, 100]):
-        for call, seen in enumerate(_with_gradients(learner, [(count,) for count in counts])):
-            mean = scaled(added(scaled(one.before, n) for one, n in zip(seen, counts, strict=True)), 1 / sum(counts))
-            _refuse_lost_or_moved(seen)
-            if same([one.after for one in seen], [mean] * len(counts), FLOAT32):
-                continue
-            if call > 0:
-                raise Wrong("later_steps", _SECOND_CALL)
-            _judge_uneven(seen, counts)
+        judge = partial(_judge_uneven, counts=counts)
+        _compare(learner, [(count,) for count in counts], [count / sum(counts) for count in counts], judge)
     return "The mean over samples, whoever holds them: checked on parts of [5, 2], [5, 5] and [600, 200, 100] samples."
 
 
+def _compare(learner: Callable, arguments: list[tuple], shares: list[float], judge: Callable[..., None]) -> None:
+    """Call the learner with each rank's arguments; `judge` what is not the mean to which a rank adds its share."""
+    by_rank = with_missing_gradients(
+        _call_with_gradients, learner, arguments, world_size=len(arguments), seconds=TIME_LIMIT, hint=_FROZEN
+    )
+    for call, seen in enumerate(zip(*by_rank, strict=True)):
+        mean = added(scaled(one.before, share) for one, share in zip(seen, shares, strict=True))
+        _refuse_lost_or_moved(seen)
+        if same([one.after for one in seen], [mean] * len(seen), FLOAT32):
+            continue
+        if call > 0:
+            raise Wrong("later_steps", _SECOND_CALL)
+        judge(seen, mean)
+
+
+_FROZEN = "Your code met a parameter whose .grad is None: a frozen parameter has no gradient. Leave it alone."
 _SECOND_CALL = (
     "The first call is right. The second one, on the same ranks with new gradients (in float64), is not. What does "
     "your code keep from one call to the next?"
@@ -70,12 +75,12 @@ class Gradients:
 
     names: list[str]
     before: Tensors
-    after: list[torch.Tensor | None]
+    after: Tensors
     moved: bool
     thawed: bool
 
 
-def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> list[Gradients]:
+def _call_with_gradients(learner: Callable, arguments: list[tuple], missing: bool) -> list[Gradients]:
     """Call `learner(model, …)` twice on a small model whose weights and gradients differ from rank to rank.
 
     The model has a weight of its own and a layer inside a layer: a loop over its layers misses one of them. The second
@@ -83,11 +88,11 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
 
     Args:
         arguments: for each rank, what the learner gets besides the model.
-        frozen: whether the model has a parameter without a gradient.
+        missing: whether the model has a frozen parameter, which has no gradient.
     """
     torch.manual_seed(dist.get_rank())
     first = nn.Linear(3, 4)
-    first.bias.requires_grad_(not frozen)  # not the last one: a loop that ends at it leaves out those after it
+    first.bias.requires_grad_(not missing)  # not the last one: a loop that ends at it leaves out those after it
     model = nn.Sequential(first, nn.Sequential(nn.Linear(4, 2))).to(device())
     model.register_parameter("scale", nn.Parameter(torch.randn(2, device=device())))
     generator = torch.Generator().manual_seed(dist.get_rank())
@@ -100,52 +105,16 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
             parameter.grad = gradient.clone().to(device())
         weights = copies(model.parameters())
         learner(model, *arguments[dist.get_rank()])
-        after = [None if p.grad is None else p.grad.detach().cpu() for p in trained.values()]
+        after = [p.grad.detach().cpu() for p in trained.values() if p.grad is not None]
         moved = not same(copies(model.parameters()), weights, FLOAT32)
-        thawed = frozen and (first.bias.requires_grad or first.bias.grad is not None)
+        thawed = missing and (first.bias.requires_grad or first.bias.grad is not None)
         calls.append(Gradients(list(trained), before, after, moved, thawed))
-        first.bias.requires_grad_(not frozen)
+        first.bias.requires_grad_(not missing)
     return calls
 
 
-def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[tuple[Gradients, ...]]:
-    """Call the learner on one rank for each of `arguments`, and explain a `None` that it trips over.
-
-    Returns, for each of its calls, what every rank had.
-    """
-    try:
-        return _run(learner, arguments, True, "no_gradient", _FROZEN)
-    except Wrong as wrong:
-        if wrong.symptom == "no_gradient":
-            _run(learner, arguments, False, "nothing_returned", _NO_RESULT)
-        raise
-
-
-_FROZEN = "Your code met a parameter whose .grad is None: a frozen parameter has no gradient. Leave it alone."
-_NO_RESULT = (
-    "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: they write into the "
-    "tensor that you give them."
-)
-
-
-def _run(
-    learner: Callable, arguments: list[tuple], frozen: bool, symptom: str, hint: str
-) -> list[tuple[Gradients, ...]]:
-    by_rank = on_ranks(
-        _call_with_gradients,
-        learner,
-        arguments,
-        frozen,
-        world_size=len(arguments),
-        seconds=TIME_LIMIT,
-        left_alone=None,
-        known={"NoneType": (symptom, hint)},
-    )
-    return list(zip(*by_rank, strict=True))
-
-
 def _refuse_lost_or_moved(seen: Sequence[Gradients]) -> None:
-    if any(gradient is None for one in seen for gradient in one.after):
+    if any(len(one.after) < len(one.before) for one in seen):
         raise Wrong("gradient_lost", "After your function a .grad is None: the optimizer would skip that parameter.")
     if any(one.moved for one in seen):
         raise Wrong(
@@ -180,7 +149,9 @@ def _refuse_untouched(seen: Sequence[Gradients]) -> None:
 
 
 def _judge_average(seen: Sequence[Gradients], mean: Tensors) -> None:
-    """Raise what is wrong with an average over two ranks."""
+    """Raise what is wrong with an average, on two ranks."""
+    if len(seen) > 2:
+        raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
     first, second = (one.after for one in seen)
     for result in (mean, scaled(mean, 2)):
         if same(first, result, FLOAT32) and not same(second, result, FLOAT32):
@@ -192,13 +163,7 @@ def _judge_average(seen: Sequence[Gradients], mean: Tensors) -> None:
     refuse_known([first, second], mistaken_averages([one.before for one in seen]), FLOAT32)
     if same([first, second], [mean] * 2, 1e-2):
         raise Wrong("dtype", "The means are right to a few digits only. Does a number of 16 bits hold them on the way?")
-    if all(gradient is not None and len(gradient.unique()) == 1 for gradient in first):
-        raise Wrong(
-            "one_number",
-            "All gradients of a parameter are one number after your function. The mean goes over the ranks, place by "
-            "place.",
-        )
-    wrong = [name for name, *values in zip(seen[0].names, mean, first, second, strict=True) if not _all_alike(values)]
+    wrong = [seen[0].names[place] for place in wrong_places([first, second], mean, FLOAT32)]
     if len(wrong) < len(mean):
         raise Wrong(
             "some_parameters",
@@ -213,15 +178,18 @@ def _judge_average(seen: Sequence[Gradients], mean: Tensors) -> None:
     )
 
 
-def _all_alike(values: Sequence[torch.Tensor | None]) -> bool:
-    return all(same(value, values[0], FLOAT32) for value in values)
-
-
-def _judge_uneven(seen: Sequence[Gradients], counts: list[int]) -> None:
+def _judge_uneven(seen: Sequence[Gradients], mean: Tensors, counts: list[int]) -> None:
     """Raise what is wrong with a mean over samples."""
     _refuse_untouched(seen)
     after = [one.after for one in seen]
     refuse_known(after, _uneven_mistakes([one.before for one in seen], counts), FLOAT32)
+    ratio = float(after[0][0].flatten()[0] / mean[0].flatten()[0])
+    if same(after, [scaled(mean, ratio)] * len(counts), FLOAT32):
+        raise Wrong(
+            "wrong_factor",
+            f"Your gradients are {times(ratio)} the mean over all samples, on every rank. By which numbers do you "
+            "multiply and divide, and how often?",
+        )
     if not same(after, [after[0]] * len(counts), FLOAT32):
         raise Wrong(
             "ranks_disagree",
@@ -255,20 +223,6 @@ def _uneven_mistakes(own: list[Tensors], counts: list[int]) -> dict[str, tuple[l
             f"Your gradients are {total / ranks:g} times too large: you counted each rank by its samples, and "
             "then divided by the number of ranks.",
         ),
-        "divided_twice": (
-            [scaled(whole, 1 / (total * ranks))] * ranks,
-            f"Your gradients are {ranks} times too small: the parts of the batch already add up to 1. "
-            "What else do you divide by?",
-        ),
-        "divided_by_mean": (
-            [scaled(whole, ranks / total)] * ranks,
-            f"Your gradients are {ranks} times too large: you divided by the mean of the numbers of samples. "
-            "What is their sum?",
-        ),
-        "divided_by_largest": (
-            [scaled(whole, 1 / max(counts))] * ranks,
-            f"You divided by {max(counts)}, the samples of the largest part. How many are there on all ranks?",
-        ),
         "not_weighted": (
             [scaled(added(own), 1 / total)] * ranks,
             f"You divided by {total}, the number of all samples, and every rank still counts the same. By what must "
@@ -287,9 +241,5 @@ def _uneven_mistakes(own: list[Tensors], counts: list[int]) -> dict[str, tuple[l
             [scaled(whole, 1 / n) for n in counts],
             "The ranks disagree: each divided by its own number of samples. The total is known only "
             "when the ranks tell one another.",
-        ),
-        "whole_numbers": (
-            [scaled(whole, 0)] * ranks,
-            "All gradients are 0. Dividing whole numbers with // leaves 0 of every part.",
         ),
     }

@@ -1,12 +1,14 @@
 """What several checks of lesson 01 compare with: one process on one thread, and the known mistakes of averaging."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from torchcourse.checks import Wrong
-from torchcourse.checks.kit import copies, one_thread
+from torchcourse.checks.kit import copies, on_ranks, one_thread, same
 from torchcourse.ranks.who import device
 
 Tensors = list[torch.Tensor]
@@ -81,6 +83,48 @@ def scaled(tensors: Iterable[torch.Tensor], factor: float) -> Tensors:
 def added(ranks: Iterable[Sequence[torch.Tensor]]) -> Tensors:
     """Add up the tensors of the ranks, parameter by parameter."""
     return [torch.stack(rows).sum(dim=0) for rows in zip(*ranks, strict=True)]
+
+
+def with_missing_gradients(
+    function: Callable[..., Any],
+    *arguments: Any,
+    world_size: int,
+    seconds: float,
+    hint: str,
+    known: Mapping[str, tuple[str, str]] | None = None,
+) -> list[Any]:
+    """Run `function(*arguments, missing=True)` on ranks, where some gradients are None; explain a None that it met.
+
+    With `missing=False` no gradient is None: a None that the learner's code meets there as well is of its own making.
+
+    Args:
+        hint: for a gradient that is None.
+        known: as for `on_ranks`, and so are the others.
+    """
+
+    def run(missing: bool, symptom: str, hint: str) -> list[Any]:
+        known_errors = {"NoneType": (symptom, hint), **(known or {})}
+        return on_ranks(
+            partial(function, missing=missing),
+            *arguments,
+            world_size=world_size,
+            seconds=seconds,
+            left_alone=None,
+            known=known_errors,
+        )
+
+    try:
+        return run(True, "no_gradient", hint)
+    except Wrong as wrong:
+        if wrong.symptom == "no_gradient":
+            run(False, "nothing_returned", NO_RESULT)
+        raise
+
+
+def wrong_places(found: Iterable[Tensors], right: Tensors, tolerance: float = 1e-8) -> list[int]:
+    """The places of the tensors that are not right on every rank; `found`: the tensors of each rank."""
+    rows = zip(right, *found, strict=True)
+    return [place for place, (one, *ours) in enumerate(rows) if not same(ours, [one] * len(ours), tolerance)]
 
 
 def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]]:
