@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from torchcourse.quiz import bank
 from torchcourse.quiz.cards import card
 from torchcourse.quiz.grade_line import received
 from torchcourse.quiz.predictions import outcome, predict
@@ -24,9 +25,6 @@ _MOVED = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is first asked for: `bank`, which needs pydantic, and what has moved."""
-    if name == "bank":
-        return importlib.import_module("torchcourse.quiz.bank")
     if name in _MOVED:
         return getattr(importlib.import_module(f"torchcourse.lessons.{_MOVED[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

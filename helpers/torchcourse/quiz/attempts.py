@@ -1,13 +1,10 @@
 """A learner's attempt at a question: what is judged, and what is written into the journal."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from torchcourse import journal
-
-if TYPE_CHECKING:
-    from torchcourse.quiz.questions import Bank, Question
-    from torchcourse.quiz.verdict import Verdict
+from torchcourse.quiz.questions import Bank, Question
+from torchcourse.quiz.verdict import Verdict, judge, judge_open
 
 
 class Attempt:
@@ -27,7 +24,7 @@ class Attempt:
     """The name of the text that says what a change of a wrong answer does."""
 
     def __init__(
-        self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False, draw: int = 0
+        self, bank: Bank, first: Question, shown: Question, *, grade_line: bool = False, draw: int = 0
     ) -> None:
         self.lesson, self.title = bank.lesson, bank.title
         self.first = first
@@ -39,10 +36,8 @@ class Attempt:
         self.order = {"order": shown.order} if shown.kind in ("one", "several") and shown.order else {}
         self.begun = datetime.now().astimezone().replace(microsecond=0)
 
-    def check(self, answer: str | float, sure: int | None) -> "Verdict":
+    def check(self, answer: str | float, sure: int | None) -> Verdict:
         """Judge an answer in its normal form, and write it down."""
-        from torchcourse.quiz.verdict import Verdict, judge
-
         # An open answer comes here only where the bank holds no model answer to compare it with.
         verdict = Verdict(None) if self.keyless else judge(self.question, answer)
         self._record("quiz", answer, sure, verdict)
@@ -52,10 +47,8 @@ class Attempt:
         """Write an open answer down, before its writer sees the model answer."""
         self._record("written", text, sure)
 
-    def tick(self, text: str, sure: int | None, said: list[int], thought: list[int]) -> "Verdict":
+    def tick(self, text: str, sure: int | None, said: list[int], thought: list[int]) -> Verdict:
         """Judge an open answer by what its writer ticked, and write it down."""
-        from torchcourse.quiz.verdict import judge_open
-
         assert self.question.kind == "open"
         verdict = judge_open(self.question, said, thought)
         self._record("quiz", text, sure, verdict)
@@ -68,21 +61,17 @@ class Attempt:
     def last(self, *, same: bool = False) -> journal.Entry | None:
         """Return the journal's last answer to this question or its variants, or to this very one (`same`)."""
         field, name = ("asked", self.question.id) if same else ("question", self.first.id)
-        found = [
-            entry
-            for entry in journal.read()
-            if entry["kind"] == "quiz"
-            and entry.get("lesson") == self.lesson
-            and entry.get(field) == name
-            and entry.get("answer") is not None
-        ]
-        return found[-1] if found else None
+        for entry in reversed(journal.read()):
+            place = (entry["kind"], entry.get("lesson"), entry.get(field))
+            if place == ("quiz", self.lesson, name) and entry.get("answer") is not None:
+                return entry
+        return None
 
-    def note(self, _language: str) -> str:
+    def note(self) -> str:
         """Return what is said below an answer that was given, besides the verdict; nothing for most questions."""
         return ""
 
-    def _record(self, kind: str, answer: str | float, sure: int | None, verdict: "Verdict | None" = None) -> None:
+    def _record(self, kind: str, answer: str | float, sure: int | None, verdict: Verdict | None = None) -> None:
         result = {}
         if verdict is not None:
             score = None if verdict.score is None else round(verdict.score, 4)

@@ -2,6 +2,7 @@
 
     bank.lessons()                                # ['04_monitoring_and_checkpoints', …]
     bank.lesson("04_monitoring_and_checkpoints")  # a Bank
+    bank.find("04_monitoring_and_checkpoints", "manage-training")   # a question in it, if it is still there
     bank.load(Path("quizzes/04_….yaml"))          # a Bank, from anywhere
     bank.strip(some_bank)                         # the same as YAML without keys and feedback, for a class
 
@@ -19,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from torchcourse.quiz import bank_rules, choice_order, yaml_text
 from torchcourse.quiz.answers import KINDS, LETTERS
-from torchcourse.quiz.questions import Bank, BankError
+from torchcourse.quiz.questions import Bank, BankError, Question
 
 
 def lessons() -> list[str]:
@@ -39,6 +40,26 @@ def lesson(name: str) -> Bank:
         raise BankError(f"There is no quiz for a lesson '{name}'. There are: {known}.")
     status = path.stat()
     return _loaded(path, status.st_mtime_ns, status.st_size)
+
+
+def known(name: str) -> Bank | None:
+    """Return the bank of a lesson, None where it cannot be had: other versions of the course have other lessons."""
+    try:
+        return lesson(name)
+    except BankError:
+        return None
+
+
+def find(name: str, question: str) -> tuple[Bank, Question, Question] | None:
+    """Return a lesson's bank, and in it the question of that id as it is asked first, and as it is meant.
+
+    None where the bank or the question has gone, so that only the journal knows them.
+    """
+    try:
+        found = lesson(name)
+        return found, *found.question(question)
+    except BankError:
+        return None
 
 
 def folder() -> Path:

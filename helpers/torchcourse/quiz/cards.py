@@ -8,15 +8,14 @@ Every answer is a line in the journal. So is the reasoning behind a wrong one.
 
 import html
 import os
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from torchcourse import journal, live
-from torchcourse.quiz import answers, texts
+from torchcourse.quiz import answers, bank, choice_order, render, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.attempts import Attempt
-
-if TYPE_CHECKING:
-    from torchcourse.quiz.verdict import Verdict
+from torchcourse.quiz.verdict import Verdict
 
 
 def card(
@@ -39,8 +38,6 @@ def card(
     """
     if "NBGRADER_EXECUTION" in os.environ:
         return cast(Card, NotShown())
-    from torchcourse.quiz import bank, choice_order
-
     found = bank.lesson(lesson)
     first, shown = found.question(question)
     shown = choice_order.redrawn(shown, draw) if draw else choice_order.in_file_order(shown, order)
@@ -84,28 +81,29 @@ class Card(Attempt):
                 answer. Without `said`, the model answer and the lists are shown.
         """
         if sure is not None and sure not in SURE:
-            return Feedback(self, "'sure' is 1 for guessing, 2 for fairly sure, or 3 for certain.")
+            return Feedback("'sure' is 1 for guessing, 2 for fairly sure, or 3 for certain.")
+        question = self.question
         try:
-            read = answers.read(self.question.kind, answer, self.question.letters)
+            read = answers.read(question.kind, answer, question.letters)
         except answers.AnswerError as error:
-            return Feedback(self, str(error))
+            return Feedback(str(error))
         if read is None:
-            return Feedback(self, texts.say("first"))
-        if self.question.kind != "open" or self.keyless:
+            return Feedback(texts.say("first"))
+        if question.kind != "open" or self.keyless:
             verdict = self.check(read, sure)
         elif said is None:
             self.write(str(read), sure)
-            return Feedback(self, compare=True)
+            return Feedback(f"{render.model_answer_text(question)}\n\n{texts.say('tick_by_code')}")
         else:
             verdict = self.tick(str(read), sure, said, thought or [])
-        if reasoning and not verdict.right:
+        reasoning = "" if verdict.right else reasoning
+        if reasoning:
             self.reason(read, reasoning)
-        return Feedback(self, verdict=verdict, reasoning="" if verdict.right else reasoning)
+        shown = render.feedback_html(verdict, question, reasoning)
+        return Feedback(render.feedback_text(verdict, question, reasoning), shown, verdict)
 
     def _line(self) -> str:
         """The line that answers by code, in any notebook."""
-        from torchcourse.quiz import choice_order
-
         order = choice_order.moved(self.question)
         drawn = f", draw={self.draw}" if self.draw else f', order="{order}"' if order else ""
         call = f'card("{self.lesson}", "{self.question.id}"{drawn}).answer({self._example()}, sure=2)'
@@ -117,24 +115,19 @@ class Card(Attempt):
         return typed.get(self.question.kind, '"A"')
 
     def __repr__(self) -> str:
-        from torchcourse.quiz import render
-
-        language = texts.current()
-        past = render.past(self.question, self.last(), language)
-        head = render.heading(self.title, self.question, self.number, language, past)
-        return render.plain_text(self.question, head, language, texts.say("by_code", how=self._line()))
+        past = render.past(self.question, self.last())
+        head = render.heading(self.title, self.question, self.number, past)
+        return render.plain_text(self.question, head, texts.say("by_code", how=self._line()))
 
     def _repr_html_(self) -> str:
         """Return what stays when nothing can be clicked: the question, one's last answer, and how to go on."""
-        from torchcourse.quiz import render
-
-        language, last = texts.current(), self.last(same=True)
-        told, past = "", render.past(self.question, self.last(), language)
+        last = self.last(same=True)
+        told, past = "", render.past(self.question, self.last())
         if last and last.get("form") == self.question.kind:
-            told, past = render.told_html(self.question, last, language, fresh=journal.when(last) >= self.begun), ""
-        head = render.heading(self.title, self.question, self.number, language, past)
+            told, past = render.told_html(self.question, last, fresh=journal.when(last) >= self.begun), ""
+        head = render.heading(self.title, self.question, self.number, past)
         how = texts.say("by_code", how=f"<code>{html.escape(self._line())}</code>")
-        return render.static_html(self.question, head, language, how, told)
+        return render.static_html(self.question, head, how, told)
 
     def _ipython_display_(self) -> None:
         self.renew = live.show(self.widget, self._repr_html_(), repr(self))
@@ -149,35 +142,33 @@ class Card(Attempt):
 class Feedback:
     """What a card answers to `answer`: a sentence, the model answer to compare with, or the verdict and its reasons."""
 
-    def __init__(
-        self,
-        card: Card,
-        message: str = "",
-        *,
-        compare: bool = False,
-        verdict: "Verdict | None" = None,
-        reasoning: str = "",
-    ) -> None:
-        self.card, self.message, self.compare = card, message, compare
-        self.verdict, self.reasoning = verdict, reasoning
-
-    @property
-    def right(self) -> bool | None:
-        return None if self.verdict is None else self.verdict.right
+    def __init__(self, text: str, shown: str = "", verdict: Verdict | None = None) -> None:
+        self.text, self.shown = text, shown
+        self.right = verdict.right if verdict else None
 
     def __repr__(self) -> str:
-        from torchcourse.quiz import render
-
-        if self.verdict is not None:
-            return render.feedback_text(self.verdict, self.card.question, texts.current(), self.reasoning)
-        if self.compare and self.card.question.kind == "open":
-            return f"{render.model_answer_text(self.card.question, texts.current())}\n\n{texts.say('tick_by_code')}"
-        return self.message
+        return self.text
 
     def _repr_html_(self) -> str | None:
-        from torchcourse.quiz import render
+        return f'{render.STYLE}<div class="tc-card">{self.shown}</div>' if self.shown else None
 
-        if self.verdict is None:
-            return None
-        inner = render.feedback_html(self.verdict, self.card.question, texts.current(), self.reasoning)
-        return f'{render.STYLE}<div class="tc-card">{inner}</div>'
+
+class Deck:
+    """Cards under a few sentences."""
+
+    def __init__(self, lines: list[str], cards: Sequence[Card] = ()) -> None:
+        self.lines, self.cards = lines, list(cards)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __repr__(self) -> str:
+        return "\n\n".join([*self.lines, *map(repr, self.cards)])
+
+    def _repr_html_(self) -> str:
+        return render.sentences(self.lines) + "".join(card._repr_html_() for card in self.cards)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        display(HTML(render.sentences(self.lines)), *self.cards)

@@ -10,11 +10,13 @@ A wrong prediction costs nothing: it is what makes the outcome stick. Both are l
 import base64
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torchcourse import journal, live
 from torchcourse.quiz import markup, texts
 from torchcourse.quiz.answers import LETTERS
+from torchcourse.quiz.render import STYLE, lettered
 
 _asked: dict[str, "Prediction"] = {}
 """The predictions asked for in this session, by name."""
@@ -114,8 +116,6 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """Return what stays when nothing can be clicked: the question, one's prediction, and how to go on."""
-        from torchcourse.quiz.render import STYLE
-
         how = texts.say("predict_by_code", how=f"<code>{html.escape(self._line())}</code>")
         return (
             f'{STYLE}<div class="tc-card"><div class="tc-meta">{texts.say("predict")}</div>{self.asked_html()}'
@@ -124,12 +124,8 @@ class Prediction:
 
     def asked_html(self, right: str | None = None) -> str:
         """Return the question and its choices; one's own is marked, and the right one where it is given."""
-        from torchcourse.quiz.render import lettered
-
-        rows = []
-        for choice, (_letter, label) in zip(
-            self.choices, lettered(list(map(markup.to_inline, self.choices))), strict=True
-        ):
+        rows, labels = [], lettered([markup.to_inline(choice) for choice in self.choices])
+        for choice, (_letter, label) in zip(self.choices, labels, strict=True):
             marks = [texts.say("right_choice")] if choice == right else []
             marks += [texts.say("your_choice")] if choice == self.kept else []
             look = " tc-chosen" if choice == self.kept else ""
@@ -151,18 +147,15 @@ class Prediction:
         return PredictionForm(self.question, self.choices, self.kept, choose)
 
 
+@dataclass
 class Outcome:
-    """What came out, with what was predicted."""
+    """What came out, with what was predicted, and the right choice where there is one."""
 
-    def __init__(
-        self,
-        predicted: str | None,
-        text: str,
-        right: bool | None,
-        asked: Prediction | None = None,
-        choice: str | None = None,
-    ) -> None:
-        self.predicted, self.text, self.right, self.asked, self.choice = predicted, text, right, asked, choice
+    predicted: str | None
+    text: str
+    right: bool | None
+    asked: Prediction | None
+    choice: str | None
 
     def _line(self) -> str:
         if self.predicted is None:
@@ -176,8 +169,6 @@ class Outcome:
         return f"{self._line()}\n{texts.say('outcome')}: {markup.to_plain(self.text)}"
 
     def _repr_html_(self) -> str:
-        from torchcourse.quiz.render import STYLE
-
         look = {True: "tc-right", False: "tc-partly", None: ""}[self.right]
         verdict = (
             f'<div class="tc-verdict {look} tc-below"><p><b>{texts.say("outcome")}</b></p>'
@@ -208,7 +199,6 @@ if (event.key === "Enter") cell.dispatchEvent(new KeyboardEvent("keydown", event
 
 
 def _kept(name: str) -> str | None:
-    choices = [
-        entry.get("choice") for entry in journal.read() if entry["kind"] == "prediction" and entry.get("id") == name
-    ]
-    return choices[-1] if choices else None
+    """Return what was predicted last."""
+    made = (entry for entry in reversed(journal.read()) if entry["kind"] == "prediction" and entry.get("id") == name)
+    return next((entry.get("choice") for entry in made), None)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from torchcourse.quiz import texts
 from torchcourse.quiz.answers import LETTERS
 
 Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, strict=True)]
@@ -34,6 +35,10 @@ class Text(_Part):
 
     def __getitem__(self, language: str) -> str:
         return self.ko if language == "ko" else self.en
+
+    def __str__(self) -> str:
+        """The words in the reader's language."""
+        return self[texts.current()]
 
 
 class Choice(_Part):

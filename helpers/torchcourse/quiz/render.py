@@ -1,6 +1,8 @@
-"""A question and its feedback as HTML and as plain text. All text of a bank passes through `markup`."""
+"""A question and its feedback as HTML and as plain text, in the reader's language.
 
-import functools
+All text of a bank passes through `markup`.
+"""
+
 import html
 import json
 from collections.abc import Callable
@@ -17,7 +19,6 @@ from torchcourse.quiz.questions import (
     OrderQuestion,
     Question,
     Text,
-    required,
 )
 from torchcourse.quiz.verdict import Remark, Verdict, explanation, judge
 
@@ -27,29 +28,31 @@ CSS = f":root{{{_COLORS}}}\n{Path(__file__).with_name('card.css').read_text(enco
 STYLE = f"<style>{CSS}</style>"
 
 
-def question_html(question: Question, language: str) -> str:
+def sentences(lines: list[str]) -> str:
+    """Return a page of sentences, each a paragraph of plain text."""
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{paragraphs}</div>'
+
+
+def question_html(question: Question) -> str:
     """Return the question without its choices."""
-    items = ""
-    if isinstance(question, OrderQuestion):
-        items = "".join(
-            f"<div><b>{letter}</b> &nbsp;{markup.to_inline(item[language])}</div>"
-            for letter, item in zip(question.letters, question.items, strict=True)
-        )
-    return f'<div class="tc-question" lang="{language}">{markup.to_html(question.text[language])}{items}</div>'
+    listed = zip(LETTERS, question.items if isinstance(question, OrderQuestion) else [], strict=False)
+    items = "".join(f"<div><b>{letter}</b> &nbsp;{markup.to_inline(str(item))}</div>" for letter, item in listed)
+    return f'<div class="tc-question" lang="{texts.current()}">{markup.to_html(str(question.text))}{items}</div>'
 
 
-def answer_fields(question: Question, language: str, name: str) -> str:
+def answer_fields(question: Question, name: str) -> str:
     """Return the question with the controls to answer it; `name` is a prefix for ids that no other card has."""
-    asked = question_html(question, language)
+    asked = question_html(question)
     if isinstance(question, ChoiceQuestion):
-        choices = lettered([markup.to_inline(text[language]) for text in question.options])
+        choices = lettered([markup.to_inline(str(text)) for text in question.options])
         return group("answer", "radio" if question.kind == "one" else "checkbox", asked, choices)
-    label = html.escape(texts.say(f"kind_{question.kind}", language))
+    label = html.escape(texts.say(f"kind_{question.kind}"))
     field = f'name="answer" aria-describedby="{name}-question {name}-hint"'
     if question.kind == "open":
         control = f'{label}<textarea rows="6" {field}></textarea>'
     else:
-        control = f'{label} <input type="text" {field}> {unit_html(question, language)}'
+        control = f'{label} <input type="text" {field}> {unit_html(question)}'
     return f'<div id="{name}-question">{asked}</div><label class="tc-typed">{control}</label>'
 
 
@@ -82,85 +85,84 @@ def button(action: str, label: str, *, value: str = "", able: bool = True, more:
     )
 
 
-def language_buttons(language: str) -> str:
+def language_buttons() -> str:
     """Return a button for each language; the present one is pressed."""
     buttons = [
-        button("language", label, value=code, more=f' lang="{code}" aria-pressed="{str(code == language).lower()}"')
+        button(
+            "language", label, value=code, more=f' lang="{code}" aria-pressed="{str(code == texts.current()).lower()}"'
+        )
         for code, label in texts.LANGUAGES.items()
     ]
     return f'<span class="tc-language">{"".join(buttons)}</span>'
 
 
-def reason_field(language: str) -> str:
+def reason_field() -> str:
     """Return where a learner writes down what made them choose."""
     return (
-        f'<label class="tc-below">{html.escape(texts.say("what_thought", language))}<textarea rows="3" name="reason"'
-        f' placeholder="{html.escape(texts.say("because", language))}"></textarea></label>'
-        f"{button('why', texts.say('show_why', language))}"
+        f'<label class="tc-below">{html.escape(texts.say("what_thought"))}<textarea rows="3" name="reason"'
+        f' placeholder="{html.escape(texts.say("because"))}"></textarea></label>'
+        f"{button('why', texts.say('show_why'))}"
     )
 
 
-def ticks(question: Question, language: str) -> str:
+def ticks(question: OpenQuestion) -> str:
     """Return what the writer of an open answer ticks after reading the model answer."""
-    if not isinstance(question, OpenQuestion):
-        return ""
-    lists = [
-        ("said", "self_check", [part.text for part in question.self_check]),
-        ("thought", "traps", [trap.reasoning for trap in question.mistakes]),
-    ]
     groups = [
         group(
             name,
             "checkbox",
-            html.escape(texts.say(title, language)),
-            [(str(number), f"<span>{markup.to_inline(text[language])}</span>") for number, text in enumerate(lines, 1)],
+            html.escape(texts.say(title)),
+            [(str(number), f"<span>{markup.to_inline(str(text))}</span>") for number, text in enumerate(lines, 1)],
         )
-        for name, title, lines in lists
+        for name, title, lines in _to_tick(question)
         if lines
     ]
-    return f'<div class="tc-below">{"".join(groups)}{button("done", texts.say("done", language))}</div>'
+    return f'<div class="tc-below">{"".join(groups)}{button("done", texts.say("done"))}</div>'
 
 
-def notes_html(language: str) -> str:
+def _to_tick(question: OpenQuestion) -> list[tuple[str, str, list[Text]]]:
+    """Return the two lists of an open question: the name of the control, that of its title, the lines."""
+    said, thought = [part.text for part in question.self_check], [trap.reasoning for trap in question.mistakes]
+    return [("said", "self_check", said), ("thought", "traps", thought)]
+
+
+def notes_html() -> str:
     """Return what the form shows where Python does not answer: because it is busy, or because it has gone."""
     return "".join(
-        f'<p class="{look}" role="alert">{html.escape(texts.say(name, language))}</p>'
+        f'<p class="{look}" role="alert">{html.escape(texts.say(name))}</p>'
         for look, name in (("tc-waiting", "busy"), ("tc-gone", "gone"))
     )
 
 
-def unit_html(question: Question, language: str) -> str:
+def unit_html(question: Question) -> str:
     """Return the unit of a number, empty where there is none."""
     unit = _unit(question)
-    return f'<span class="tc-meta">{markup.to_inline(unit[language])}</span>' if unit else ""
+    return f'<span class="tc-meta">{markup.to_inline(str(unit))}</span>' if unit else ""
 
 
-def heading(title: Text, question: Question, number: int | None, language: str, past: str = "") -> str:
+def heading(title: Text, question: Question, number: int | None, past: str = "") -> str:
     """Return the line above a question: where it is from, what kind of answer it takes, what was before.
 
     `title` is the lesson's, shown where the question has no number, that is outside its quiz.
     """
-    say = functools.partial(texts.say, language=language)
-    parts = [say("question", number=number) if number else title[language], say(f"kind_{question.kind}")]
+    parts = [texts.say("question", number=number) if number else str(title), texts.say(f"kind_{question.kind}")]
     if number:
-        parts.append(say("point" if question.points == 1 else "points", points=question.points))
-    return " · ".join([*parts, *([past] if past else [])])
+        parts.append(texts.say("point" if question.points == 1 else "points", points=question.points))
+    return " · ".join([*parts, past] if past else parts)
 
 
-def past(question: Question, last: Entry | None, language: str) -> str:
+def past(question: Question, last: Entry | None) -> str:
     """Return when the question or a variant of it was answered last, and how that came out.
 
     A right answer is not told: whoever is asked again should find it again.
     """
     if last is None:
-        return texts.say("new", language)
+        return texts.say("new")
     name = "before" if last.get("asked") == question.id else "before_other"
-    return texts.say(
-        name, language, day=journal.when(last).astimezone().date(), result=_result(question, last, language)
-    )
+    return texts.say(name, day=journal.when(last).astimezone().date(), result=_result(question, last))
 
 
-def static_html(question: Question, head: str, language: str, how: str, told: str = "") -> str:
+def static_html(question: Question, head: str, how: str, told: str = "") -> str:
     """Return the whole question for a place where nothing can be clicked.
 
     Args:
@@ -170,16 +172,16 @@ def static_html(question: Question, head: str, language: str, how: str, told: st
     options = question.options if isinstance(question, ChoiceQuestion) else []
     choices = "".join(
         f'<div class="tc-choice">{label}</div>'
-        for _letter, label in lettered([markup.to_inline(text[language]) for text in options])
+        for _letter, label in lettered([markup.to_inline(str(text)) for text in options])
     )
     return (
         f'{STYLE}<div class="tc-card"><div class="tc-meta">{html.escape(head)}</div>'
-        f"{question_html(question, language)}{choices}{unit_html(question, language)}{told}"
+        f"{question_html(question)}{choices}{unit_html(question)}{told}"
         f'<p class="tc-meta tc-below">{how}</p></div>'
     )
 
 
-def told_html(question: Question, last: Entry, language: str, *, fresh: bool) -> str:
+def told_html(question: Question, last: Entry, *, fresh: bool) -> str:
     """Return what a learner answered, when, and the explanation of it.
 
     Unless the answer is `fresh`, it is folded: a question that comes back is to be answered once more, not read.
@@ -187,103 +189,95 @@ def told_html(question: Question, last: Entry, language: str, *, fresh: bool) ->
     now = choice_order.answer_now(question, last)
     answer = html.escape(_short(answers.show(last.get("answer") if now is None else now, question.kind)))
     moment = journal.when(last).astimezone().strftime("%Y-%m-%d %H:%M")
-    line = texts.say("you_answered", language, day=moment, answer=answer)
+    line = texts.say("you_answered", day=moment, answer=answer)
     if isinstance(question, OpenQuestion):
-        why = model_answer_html(question, language) if question.model_answer else ""
+        why = model_answer_html(question) if question.model_answer else ""
     else:
-        why = "" if now is None else feedback_html(judge(question, now), question, language)
+        why = "" if now is None else feedback_html(judge(question, now), question)
     return f'<details class="tc-below"{" open" if fresh else ""}><summary>{line}</summary>{why}</details>'
 
 
-def plain_text(question: Question, head: str, language: str, how: str) -> str:
+def plain_text(question: Question, head: str, how: str) -> str:
     """Return the whole question as text."""
     listed = [
-        f"  {letter}  {markup.to_plain(text[language])}"
+        f"  {letter}  {markup.to_plain(str(text))}"
         for letter, text in zip(question.letters, question.options, strict=True)
     ]
     unit = _unit(question)
-    listed += [f"  ({markup.to_plain(unit[language])})"] if unit else []
-    return "\n".join([head, "", markup.to_plain(question.text[language]), *listed, "", how])
+    listed += [f"  ({markup.to_plain(str(unit))})"] if unit else []
+    return "\n".join([head, "", markup.to_plain(str(question.text)), *listed, "", how])
 
 
-def verdict_line(verdict: Verdict, question: Question, language: str) -> str:
+def verdict_line(verdict: Verdict, question: Question) -> str:
     """Return in one or two sentences whether the answer is right, as plain text."""
     if verdict.score is None:
-        return texts.say("kept", language)
+        return texts.say("kept")
     if question.kind == "open":
         total = len(question.self_check)
-        said = texts.say("said", language, count=total - verdict.missing, total=total)
-        return said if not verdict.right else f"{texts.say('right', language)} {said}"
+        said = texts.say("said", count=total - verdict.missing, total=total)
+        return said if not verdict.right else f"{texts.say('right')} {said}"
     if verdict.right:
-        return texts.say("right", language)
-    partly = verdict.score > 0
-    line = texts.say("partly", language, percent=round(100 * verdict.score)) if partly else texts.say("wrong", language)
+        return texts.say("right")
+    line = texts.say("partly" if verdict.score else "wrong", percent=round(100 * verdict.score))
     if question.kind == "several" and verdict.missing:
         name = "missing_1" if verdict.missing == 1 else "missing"
-        line += " " + texts.say(name, language, count=verdict.missing)
+        line += " " + texts.say(name, count=verdict.missing)
     return line
 
 
-def verdict_html(verdict: Verdict, question: Question, language: str) -> str:
+def verdict_html(verdict: Verdict, question: Question) -> str:
     """Return the line that says whether the answer is right."""
-    look = (
-        "partly"
-        if verdict.score and not verdict.right
-        else {True: "right", False: "wrong", None: "kept"}[verdict.right]
-    )
-    line = html.escape(verdict_line(verdict, question, language))
-    return f'<div class="tc-verdict tc-{look}" tabindex="-1" lang="{language}">{line}</div>'
+    look = {True: "right", False: "partly" if verdict.score else "wrong", None: "kept"}[verdict.right]
+    line = html.escape(verdict_line(verdict, question))
+    return f'<div class="tc-verdict tc-{look}" tabindex="-1" lang="{texts.current()}">{line}</div>'
 
 
-def feedback_html(verdict: Verdict, question: Question, language: str, reasoning: str = "") -> str:
+def feedback_html(verdict: Verdict, question: Question, reasoning: str = "") -> str:
     """Return the feedback for the very choice made, with what else there is to say folded below it."""
-    parts = [verdict_html(verdict, question, language)]
+    parts = [verdict_html(verdict, question)]
     if reasoning:
         parts.append(
-            f'<p class="tc-meta" style="margin-top:.6em">{texts.say("your_reasoning", language)}: '
-            f"{html.escape(reasoning)}</p>"
+            f'<p class="tc-meta" style="margin-top:.6em">{texts.say("your_reasoning")}: {html.escape(reasoning)}</p>'
         )
     made = sorted(verdict.remarks, key=lambda remark: remark.right)
-    parts += [_remark_html(remark, question, language) for remark in made]
+    parts += [_remark_html(remark, question) for remark in made]
     if verdict.score is not None and question.kind != "open":
         shown = {(remark.right, remark.label) for remark in made}
         rest = [remark for remark in explanation(question) if (remark.right, remark.label) not in shown]
-        if rest and not (verdict.right and question.kind not in ("one", "several")):
-            title = texts.say("rest" if question.kind in ("one", "several") else "solution", language)
-            body = "".join(_remark_html(remark, question, language) for remark in rest)
+        chosen = isinstance(question, ChoiceQuestion)
+        if rest and (chosen or not verdict.right):
+            title = texts.say("rest" if chosen else "solution")
+            body = "".join(_remark_html(remark, question) for remark in rest)
             parts.append(f"<details><summary>{title}</summary>{body}</details>")
-    return f'<div class="tc-feedback" lang="{language}">{"".join(parts)}</div>'
+    return f'<div class="tc-feedback" lang="{texts.current()}">{"".join(parts)}</div>'
 
 
-def feedback_text(verdict: Verdict, question: Question, language: str, reasoning: str = "") -> str:
+def feedback_text(verdict: Verdict, question: Question, reasoning: str = "") -> str:
     """Return the same as plain text."""
-    lines = [verdict_line(verdict, question, language)]
+    lines = [verdict_line(verdict, question)]
     if reasoning:
-        lines.append(f"{texts.say('your_reasoning', language)}: {reasoning}")
+        lines.append(f"{texts.say('your_reasoning')}: {reasoning}")
     for remark in verdict.remarks:
-        lines += [f"  {_remark_head(remark, question, language, markup.to_plain)}"]
-        lines += [f"     {line}" for line in markup.to_plain(remark.why[language]).splitlines()]
+        lines += [f"  {_remark_head(remark, question, markup.to_plain)}"]
+        lines += [f"     {line}" for line in markup.to_plain(str(remark.why)).splitlines()]
     return "\n".join(lines)
 
 
-def model_answer_html(question: OpenQuestion, language: str) -> str:
+def model_answer_html(question: OpenQuestion) -> str:
     """Return the model answer, to be compared with one's own."""
-    title = html.escape(texts.say("model_answer", language))
+    title = html.escape(texts.say("model_answer"))
     return (
-        f'<div class="tc-feedback" lang="{language}"><div class="tc-verdict" tabindex="-1"><b>{title}</b></div>'
-        f'<div class="tc-remark">{markup.to_html(required(question.model_answer)[language])}</div></div>'
+        f'<div class="tc-feedback" lang="{texts.current()}"><div class="tc-verdict" tabindex="-1"><b>{title}</b></div>'
+        f'<div class="tc-remark">{markup.to_html(str(question.model_answer))}</div></div>'
     )
 
 
-def model_answer_text(question: OpenQuestion, language: str) -> str:
+def model_answer_text(question: OpenQuestion) -> str:
     """Return the model answer and the two lists to tick, as plain text."""
-    lines = [texts.say("model_answer", language), "", markup.to_plain(required(question.model_answer)[language])]
-    for name, ticks in (
-        ("self_check", [part.text for part in question.self_check]),
-        ("traps", [trap.reasoning for trap in question.mistakes]),
-    ):
-        lines += ["", texts.say(name, language)]
-        lines += [f"  {number}  {markup.to_plain(text[language])}" for number, text in enumerate(ticks, start=1)]
+    lines = [texts.say("model_answer"), "", markup.to_plain(str(question.model_answer))]
+    for _name, title, listed in _to_tick(question):
+        lines += ["", texts.say(title)]
+        lines += [f"  {number}  {markup.to_plain(str(text))}" for number, text in enumerate(listed, start=1)]
     return "\n".join(lines)
 
 
@@ -298,51 +292,51 @@ def answer_line(number: int, answer: str | float | None) -> str:
     return f"answer_q{number} = {value}"
 
 
-def grade_html(question: Question, number: int, answer: str | float | None, language: str) -> str:
+def grade_html(question: Question, number: int, answer: str | float | None) -> str:
     """Return the same line to copy: one click, or the Tab key, selects it."""
     if question.kind == "open":
-        return f'<div class="tc-grade" lang="{language}">{texts.say("to_grade_open", language)}</div>'
+        return f'<div class="tc-grade" lang="{texts.current()}">{texts.say("to_grade_open")}</div>'
     line = html.escape(answer_line(number, answer))
     return (
-        f'<div class="tc-grade" lang="{language}">{texts.say("to_grade", language)}'
+        f'<div class="tc-grade" lang="{texts.current()}">{texts.say("to_grade")}'
         f'<code class="tc-copy" tabindex="0">{line}</code></div>'
     )
 
 
-def _remark_html(remark: Remark, question: Question, language: str) -> str:
+def _remark_html(remark: Remark, question: Question) -> str:
     look = "right" if remark.right else "wrong"
-    if question.kind in ("one", "several"):
-        head = f"{remark.label} · {html.escape(_belongs(remark, question, language))}"
+    if isinstance(question, ChoiceQuestion):
+        head = f"{remark.label} · {html.escape(_belongs(remark, question))}"
     else:
-        head = _remark_head(remark, question, language, markup.to_inline)
-    return f'<div class="tc-remark tc-{look}"><p><b>{head}</b></p>{markup.to_html(remark.why[language])}</div>'
+        head = _remark_head(remark, question, markup.to_inline)
+    return f'<div class="tc-remark tc-{look}"><p><b>{head}</b></p>{markup.to_html(str(remark.why))}</div>'
 
 
-def _remark_head(remark: Remark, question: Question, language: str, form: Callable[[str], str]) -> str:
+def _remark_head(remark: Remark, question: Question, form: Callable[[str], str]) -> str:
     """Name the part that a remark is about: the choice with what it is, the answer, or the line of thought."""
     if remark.text is not None and remark.label:
-        return f"{remark.label}  {form(remark.text[language])} ({_belongs(remark, question, language)})"
+        return f"{remark.label}  {form(str(remark.text))} ({_belongs(remark, question)})"
     if remark.text is not None:
-        return form(remark.text[language])
+        return form(str(remark.text))
     if remark.right:
-        return texts.say("answer_is", language, answer=form(f"`{remark.label}`"))
+        return texts.say("answer_is", answer=form(f"`{remark.label}`"))
     return form(f"`{remark.label}`")
 
 
-def _belongs(remark: Remark, question: Question, language: str) -> str:
-    return texts.say(f"{question.kind}_{'right' if remark.right else 'wrong'}", language)
+def _belongs(remark: Remark, question: Question) -> str:
+    return texts.say(f"{question.kind}_{'right' if remark.right else 'wrong'}")
 
 
-def _result(question: Question, entry: Entry, language: str) -> str:
+def _result(question: Question, entry: Entry) -> str:
     """Return in a few words how an answer of the journal came out, in the letters that the question has now."""
     if entry.get("right") is None:
-        return texts.say("was_kept", language)
+        return texts.say("was_kept")
     if entry["right"]:
-        return texts.say("was_right", language)
+        return texts.say("was_right")
     same = entry.get("asked") == question.id and entry.get("form") == question.kind
     now = choice_order.answer_now(question, entry) if same else None
     answer = answers.show(entry.get("answer") if now is None else now, str(entry.get("form")))
-    return texts.say("was_wrong", language, answer=_short(answer))
+    return texts.say("was_wrong", answer=_short(answer))
 
 
 def _short(text: str) -> str:

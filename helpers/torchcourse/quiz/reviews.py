@@ -17,15 +17,18 @@ A second try within ten minutes, fresh from the feedback, is practice and does n
 come back on one day, those with an open misconception first; the others wait until the next.
 """
 
-import html
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
+import fsrs
+
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.quiz import texts
+from torchcourse.quiz import bank, choice_order, texts
 from torchcourse.quiz.answers import how_sure
-from torchcourse.quiz.cards import Card
+from torchcourse.quiz.cards import Card, Deck
+from torchcourse.quiz.questions import versions
 
 SAME_SITTING = timedelta(minutes=10)
 PER_DAY = 20
@@ -44,12 +47,11 @@ class QuestionState:
     sittings: int = 0
     last: datetime | None = None
     """When that was."""
-    sure: int | None = None
     misconceptions: list[str] = field(default_factory=list)
     """Those of the last wrong answer; empty once the idea has been answered correctly in a later sitting."""
 
 
-def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
+def review(now: datetime | None = None, *, count: int = 5) -> Deck:
     """Show the questions that are due, the longest due first.
 
     Args:
@@ -58,29 +60,28 @@ def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
     """
     now = (now or datetime.now()).astimezone()
     answered = states()
-    everything = [state for state in answered if _exists(state)]
+    everything = existing(answered)
     due = due_today(everything, now)
     waiting = sum(is_due(state, now) for state in everything) - len(due)
-    deck = _deck(due, count)
-    if deck.cards:
-        deck.message = texts.say("due_1" if len(due) == 1 else "due", count=len(due))
-        if len(deck) < len(due):
-            deck.message += " " + texts.say("due_now", count=len(deck))
+    cards = _cards(due[:count])
+    if cards:
+        said = [texts.say("due_1" if len(due) == 1 else "due", count=len(due))]
+        if len(cards) < len(due):
+            said.append(texts.say("due_now", count=len(cards)))
         if waiting:
-            deck.message += " " + texts.say("due_tomorrow", count=waiting)
+            said.append(texts.say("due_tomorrow", count=waiting))
     elif waiting:
-        deck.message = texts.say("enough_today", count=waiting)
+        said = [texts.say("enough_today", count=waiting)]
     elif everything:
-        following = min(everything, key=lambda state: state.due)
-        deck.message = texts.say("nothing_due", day=following.due.astimezone(now.tzinfo).date())
+        said = [texts.say("nothing_due", day=min(_day(state, now) for state in everything))]
     else:
-        deck.message = texts.say("nothing_yet")
+        said = [texts.say("nothing_yet")]
     if gone := len(answered) - len(everything):
-        deck.message += " " + texts.say("gone_1" if gone == 1 else "questions_gone", count=gone)
-    return deck
+        said.append(texts.say("gone_1" if gone == 1 else "questions_gone", count=gone))
+    return Deck([" ".join(said), *journal.problems()], cards)
 
 
-def recall(lesson: str, count: int = 3, now: datetime | None = None) -> "Deck":
+def recall(lesson: str, count: int = 3, now: datetime | None = None) -> Deck:
     """Show at most `count` questions to warm up with: due ones from earlier lessons, then wrong answers, due or not.
 
     Args:
@@ -88,17 +89,21 @@ def recall(lesson: str, count: int = 3, now: datetime | None = None) -> "Deck":
         now: the moment that counts as now; without a zone it is local time.
     """
     now = (now or datetime.now()).astimezone()
-    known = [state for state in states() if state.lesson <= lesson]
+    known = [state for state in existing(states()) if state.lesson <= lesson]
     due = [state for state in known if is_due(state, now) and (state.lesson < lesson or not state.right)]
     wrong = [state for state in known if not state.right and state not in due]
-    deck = _deck(due + wrong, count)
-    deck.message = texts.say("recall" if deck.cards else "nothing_to_recall")
-    return deck
+    cards = _cards((due + wrong)[:count])
+    return Deck([texts.say("recall" if cards else "nothing_to_recall"), *journal.problems()], cards)
 
 
 def is_due(state: QuestionState, now: datetime) -> bool:
     """Whether the question's day has come: what was answered yesterday noon is due this morning."""
-    return state.due.astimezone(now.tzinfo).date() <= now.date()
+    return _day(state, now) <= now.date()
+
+
+def existing(everything: list[QuestionState]) -> list[QuestionState]:
+    """Return the questions that the banks still have."""
+    return [state for state in everything if bank.find(state.lesson, state.question)]
 
 
 def due_today(everything: list[QuestionState], now: datetime) -> list[QuestionState]:
@@ -110,22 +115,18 @@ def due_today(everything: list[QuestionState], now: datetime) -> list[QuestionSt
         state.sittings > 1 and state.last is not None and state.last.astimezone(now.tzinfo).date() == now.date()
         for state in everything
     )
-    due = [state for state in everything if is_due(state, now) and _exists(state)]
+    due = [state for state in existing(everything) if is_due(state, now)]
     due.sort(key=lambda state: (not state.misconceptions, state.due, state.lesson, state.question))
     return due[: max(0, PER_DAY - done)]
 
 
 def review_days(everything: list[QuestionState], now: datetime) -> dict[date, int]:
     """Return how many questions come back on which day, from today on, if nothing else happens: `PER_DAY` at most."""
-    days: dict[date, int] = {}
     first, today = len(due_today(everything, now)), now.date()
-    existing = [state for state in everything if _exists(state)]
-    overdue = sum(is_due(state, now) for state in existing)
-    if first:
-        days[today] = first
-    falls = sorted(state.due.astimezone(now.tzinfo).date() for state in existing if not is_due(state, now))
+    days = {today: first} if first else {}
+    falls = sorted(max(_day(state, now), today) for state in existing(everything))[first:]
     day = today
-    for due in [today] * (overdue - first) + falls:
+    for due in falls:
         day = max(day, due, today + timedelta(days=1))
         while days.get(day, 0) >= PER_DAY:
             day += timedelta(days=1)
@@ -139,8 +140,6 @@ def states(entries: list[Entry] | None = None) -> list[QuestionState]:
     Args:
         entries: what to replay; by default the whole journal.
     """
-    import fsrs
-
     # Whole days: a lesson is no flash-card session. No fuzz: the same journal gives the same plan.
     scheduler = fsrs.Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)
     cards: dict[tuple[str, str], fsrs.Card] = {}
@@ -161,7 +160,7 @@ def states(entries: list[Entry] | None = None) -> list[QuestionState]:
         card = cards.get(idea) or fsrs.Card(card_id=len(cards) + 1, due=moment)
         cards[idea], _log = scheduler.review_card(card, rating, moment)
         state = found.setdefault(idea, QuestionState(*idea, due=moment, right=False))
-        state.due, state.right, state.sure, state.last = cards[idea].due, entry["right"], sure, moment
+        state.due, state.right, state.last = cards[idea].due, entry["right"], moment
         ideas = entry.get("misconceptions")
         named = [slug for slug in ideas if isinstance(slug, str)] if isinstance(ideas, list) else []
         state.misconceptions = [] if entry["right"] else named
@@ -181,63 +180,17 @@ def answers_in(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-class Deck:
-    """A few cards under one sentence."""
-
-    def __init__(self, cards: list[Card], message: str = "") -> None:
-        self.cards, self.message = cards, message
-
-    def __len__(self) -> int:
-        return len(self.cards)
-
-    def __repr__(self) -> str:
-        return "\n\n".join([self.message, *(repr(card) for card in self.cards)])
-
-    def _repr_html_(self) -> str:
-        return self._message_html() + "".join(card._repr_html_() for card in self.cards)
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import HTML, display
-
-        display(HTML(self._message_html()), *self.cards)
-
-    def _message_html(self) -> str:
-        lines = [self.message, *journal.problems()]
-        return f'<div class="tc-page">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
+def _day(state: QuestionState, now: datetime) -> date:
+    return state.due.astimezone(now.tzinfo).date()
 
 
-def _deck(wanted: list[QuestionState], count: int) -> Deck:
-    cards: list[Card] = []
+def _cards(wanted: Iterable[QuestionState]) -> list[Card]:
+    """Return for each question that the banks have the variant whose turn it is, its choices in a new order."""
+    cards = []
     for state in wanted:
-        card = _card(state)
-        if card is not None and len(cards) < count:
-            cards.append(card)
-    return Deck(cards)
-
-
-def _exists(state: QuestionState) -> bool:
-    from torchcourse.quiz import bank
-
-    try:
-        bank.lesson(state.lesson).question(state.question)
-    except bank.BankError:
-        return False
-    return True
-
-
-def _card(state: QuestionState) -> Card | None:
-    """Return the question, or the variant whose turn it is, its choices in a new order.
-
-    None if its bank has gone or no longer has it.
-    """
-    from torchcourse.quiz import bank, choice_order
-    from torchcourse.quiz.questions import versions
-
-    try:
-        found = bank.lesson(state.lesson)
-        first, _shown = found.question(state.question)
-    except bank.BankError:
-        return None
-    asked = versions(first)
-    shown = choice_order.redrawn(asked[state.sittings % len(asked)], state.sittings)
-    return Card(found, first, shown, draw=state.sittings)
+        if found := bank.find(state.lesson, state.question):
+            lesson, first, _same = found
+            asked = versions(first)
+            shown = choice_order.redrawn(asked[state.sittings % len(asked)], state.sittings)
+            cards.append(Card(lesson, first, shown, draw=state.sittings))
+    return cards

@@ -3,10 +3,13 @@
 The sentences are in `texts.yaml`.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from torchcourse import journal
+from torchcourse.quiz import yaml_text
 
 LANGUAGES = {"en": "EN", "ko": "한국어"}
 
@@ -25,11 +28,32 @@ def current() -> str:
 def choose(language: str) -> None:
     """Show everything in this language from now on."""
     global _chosen
-    if language not in LANGUAGES:
-        raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
-    if language != current():
+    if known(language) != current():
         _chosen = language
         journal.record("language", value=language)
+
+
+def known(language: str) -> str:
+    """Return the language.
+
+    Raises:
+        ValueError: if the course is not in it.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
+    return language
+
+
+@contextlib.contextmanager
+def spoken(language: str) -> Iterator[None]:
+    """Say everything inside the block in this language, whatever the learner chose."""
+    global _chosen
+    before = current()
+    _chosen = known(language)
+    try:
+        yield
+    finally:
+        _chosen = before
 
 
 def say(name: str, /, language: str | None = None, **values: object) -> str:
@@ -40,6 +64,4 @@ def say(name: str, /, language: str | None = None, **values: object) -> str:
 @functools.cache
 def sentences() -> dict[str, dict[str, str]]:
     """Return all sentences: {name: {language: sentence with its gaps}}."""
-    from torchcourse.quiz import yaml_text  # needs a library, and importing the quiz brings none
-
     return yaml_text.parse(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))

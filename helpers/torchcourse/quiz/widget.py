@@ -1,6 +1,5 @@
 """The card and the prediction as forms. What is said comes from `render`, what is done from an `Attempt`."""
 
-import functools
 import html
 from collections.abc import Callable
 
@@ -8,6 +7,7 @@ from torchcourse.quiz import answers, markup, render, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.attempts import Attempt
 from torchcourse.quiz.form import Form
+from torchcourse.quiz.questions import OpenQuestion
 from torchcourse.quiz.verdict import Verdict
 
 
@@ -32,20 +32,12 @@ class CardForm(Form):
         self.begin()
 
     @property
-    def answer(self) -> str | float | None:
-        """The learner's answer of this moment in its normal form, None where there is none.
-
-        Raises:
-            AnswerError: for a typed answer that cannot be understood.
-        """
-        if self.question.kind in ("one", "several"):
-            return "".join(self.values.get("answer", [])) or None
-        return answers.read(self.question.kind, self.first("answer").strip(), self.question.letters)
+    def asks_reason(self) -> bool:
+        return self.is_wrong and self.reasoning is None and self.card.asks_reasoning
 
     @property
-    def asks_reason(self) -> bool:
-        wrong = self.verdict is not None and self.verdict.right is False
-        return wrong and not self.compares and self.reasoning is None and self.card.asks_reasoning
+    def is_wrong(self) -> bool:
+        return self.verdict is not None and self.verdict.right is False and not self.compares
 
     # What happens
 
@@ -70,7 +62,7 @@ class CardForm(Form):
         return False
 
     def _check(self) -> bool:
-        answer, sure = self._ready()
+        answer, sure, _trouble = self._given()
         if answer is None or sure is None or self.checked == (answer, sure):
             return False
         self.checked, self.reasoning = (answer, sure), None
@@ -94,65 +86,58 @@ class CardForm(Form):
         if text and self.checked:
             self.card.reason(self.checked[0], text)
 
-    def _ready(self) -> tuple[str | float | None, int | None]:
+    def _given(self) -> tuple[str | float | None, int | None, str]:
+        """Return the answer in its normal form, how sure it is, and what is wrong with one that is not understood."""
+        typed = "".join(self.values.get("answer", [])).strip()
         try:
-            return self.answer, int(self.first("sure") or 0) or None
-        except answers.AnswerError:
-            return None, None
+            answer = answers.read(self.question.kind, typed, self.question.letters)
+        except answers.AnswerError as error:
+            return None, None, str(error)
+        return answer, int(self.first("sure") or 0) or None, ""
 
     # What is shown
 
     def draw(self) -> dict[str, str]:
-        language, question = texts.current(), self.question
-        past = render.past(question, self.last, language)
-        head = render.heading(self.card.title, question, self.card.number, language, past)
-        say = functools.partial(texts.say, language=language)
-        answer, sure = self._ready()
-        sureness = [(str(each), html.escape(say(f"sure_{each}"))) for each in SURE]
+        card, question = self.card, self.question
+        head = render.heading(card.title, question, card.number, render.past(question, self.last))
+        answer, sure, trouble = self._given()
+        sureness = [(str(each), html.escape(texts.say(f"sure_{each}"))) for each in SURE]
         able = answer is not None and sure is not None and self.checked != (answer, sure)
-        hint = f' aria-describedby="{self.model_id}-hint"'
-        check = render.button("check", say("compare" if self.compares else "check"), able=able, more=hint)
+        hint = "" if able or self.checked else texts.say("first")
+        if self.is_wrong and not self.asks_reason:
+            hint = texts.say(card.after_wrong)
+        look, name = "tc-error" if trouble else "tc-meta", f"{self.model_id}-hint"
+        said = f'<span id="{name}" class="{look}" role="status">{html.escape(trouble or hint)}</span>'
+        label = texts.say("compare" if self.compares else "check")
+        check = render.button("check", label, able=able, more=f' aria-describedby="{name}"')
+        note = "" if self.checked is None or self.asks_reason else card.note()
         return {
             "head": f'<div class="tc-head"><span class="tc-meta">{html.escape(head)}</span>'
-            f"{render.language_buttons(language)}</div>",
-            "answer": render.answer_fields(question, language, self.model_id),
-            "sure": render.group("sure", "radio", say("how_sure"), sureness),
-            "actions": f'<div class="tc-actions">{check}{self._hint(able, language)}</div>',
-            "feedback": self._feedback(language),
-            "reason": render.reason_field(language) if self.asks_reason else "",
-            "ticks": render.ticks(question, language) if self.compares and self.checked else "",
-            "result": render.feedback_html(self.verdict, question, language) if self.compares and self.verdict else "",
-            "grade": render.grade_html(question, self.card.number, answer, language) if self.card.number else "",
-            "note": f'<p class="tc-meta tc-below" role="status">{html.escape(self._note(language))}</p>',
-            "notes": render.notes_html(language),
+            f"{render.language_buttons()}</div>",
+            "answer": render.answer_fields(question, self.model_id),
+            "sure": render.group("sure", "radio", texts.say("how_sure"), sureness),
+            "actions": f'<div class="tc-actions">{check}{said}</div>',
+            **self._feedback(),
+            "grade": render.grade_html(question, card.number, answer) if card.number else "",
+            "note": f'<p class="tc-meta tc-below" role="status">{html.escape(note)}</p>',
+            "notes": render.notes_html(),
         }
 
-    def _note(self, language: str) -> str:
-        return "" if self.checked is None or self.asks_reason else self.card.note(language)
-
-    def _hint(self, able: bool, language: str) -> str:
-        text, look = "", "tc-meta"
-        try:
-            _ = self.answer
-        except answers.AnswerError as error:
-            text, look = str(error), "tc-error"
-        else:
-            if not able and self.checked is None:
-                text = texts.say("first", language)
-            elif (
-                self.verdict is not None and self.verdict.right is False and not self.compares and not self.asks_reason
-            ):
-                text = texts.say(self.card.after_wrong, language)
-        return f'<span id="{self.model_id}-hint" class="{look}" role="status">{html.escape(text)}</span>'
-
-    def _feedback(self, language: str) -> str:
-        if self.question.kind == "open" and self.compares:
-            return render.model_answer_html(self.question, language) if self.checked else ""
-        if self.verdict is None:
-            return ""
-        if self.asks_reason:
-            return f'<div class="tc-feedback">{render.verdict_html(self.verdict, self.question, language)}</div>'
-        return render.feedback_html(self.verdict, self.question, language, self.reasoning or "")
+    def _feedback(self) -> dict[str, str]:
+        """Return what follows a check: the model answer and what to tick, or the verdict and what was thought."""
+        parts = dict.fromkeys(("feedback", "reason", "ticks", "result"), "")
+        if isinstance(self.question, OpenQuestion) and self.compares:
+            if self.checked:
+                parts["feedback"] = render.model_answer_html(self.question)
+                parts["ticks"] = render.ticks(self.question)
+            if self.verdict:
+                parts["result"] = render.feedback_html(self.verdict, self.question)
+        elif self.asks_reason and self.verdict:
+            parts["feedback"] = f'<div class="tc-feedback">{render.verdict_html(self.verdict, self.question)}</div>'
+            parts["reason"] = render.reason_field()
+        elif self.verdict:
+            parts["feedback"] = render.feedback_html(self.verdict, self.question, self.reasoning or "")
+        return parts
 
 
 class PredictionForm(Form):
@@ -184,5 +169,5 @@ class PredictionForm(Form):
             "head": f'<span class="tc-meta">{texts.say("predict")}</span>',
             "answer": render.group("answer", "radio", asked, choices),
             "kept": f'<span class="tc-meta" role="status">{say}</span>',
-            "notes": render.notes_html(texts.current()),
+            "notes": render.notes_html(),
         }

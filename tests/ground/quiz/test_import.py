@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = ["torch", "numpy", "ipywidgets", "anywidget", "pydantic", "yaml", "fsrs", "IPython", "matplotlib"]
+HEAVY = ["torch", "numpy", "ipywidgets", "anywidget", "IPython", "matplotlib"]
 
 
 def python(program: str) -> dict:

@@ -121,7 +121,7 @@ def test_review_asks_what_is_due_in_another_way() -> None:
     assert (START + timedelta(days=1)).astimezone().date().isoformat() in repr(today)
     morning = (START + timedelta(days=1)).astimezone().replace(hour=0, minute=5)
     tomorrow = review(morning)
-    assert tomorrow.message == "One review is due."
+    assert tomorrow.lines[0] == "One review is due."
     assert [due.question.id for due in tomorrow.cards] == ["pick-one-again"]
     assert "Pick the even one" in repr(tomorrow)
     log(*answered((1, False, 3), question="pick-one", lesson=example.LESSON))
@@ -134,8 +134,8 @@ def test_review_shows_at_most_as_many_as_asked() -> None:
     log(*(entry for name in names for entry in answered((0, False, 2), question=name, lesson=example.LESSON)))
     deck = review(START + timedelta(days=2), count=2)
     assert len(deck) == 2
-    assert deck.message == f"{len(names)} reviews are due. Here are 2 of them; run this cell again for the next."
-    assert deck.message in deck._repr_html_()
+    assert deck.lines[0] == f"{len(names)} reviews are due. Here are 2 of them; run this cell again for the next."
+    assert deck.lines[0] in deck._repr_html_()
     assert "Pick several" in deck._repr_html_()
 
 

@@ -254,7 +254,7 @@ def test_a_card_of_the_final_says_what_counts_and_what_is_left() -> None:
     assert "Questions of this final that are left: 9." in form.parts["note"]
     for card in exam.cards[:2] + exam.cards[3:]:
         card.answer(right_answer(card.question), sure=3)
-    assert 'Run the cell "How it went" below.' in exam[3].note("en")
+    assert 'Run the cell "How it went" below.' in exam[3].note()
 
 
 def test_an_answered_card_of_the_final_shows_the_answer_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,16 +141,16 @@ def test_nothing_is_lost(course: Course, written: list[str]) -> None:
 
 
 def test_relapses_are_told_from_what_is_known(course: Course, written: list[str]) -> None:
-    counted = progress_by_lesson()
-    right = {(lesson.name, name) for lesson in counted for name in lesson.right}
+    counted = progress_by_lesson(journal.read())
+    right = {(lesson.name, name) for lesson in counted for name, known in lesson.questions.last.items() if known}
     assert right == {idea for idea, is_right in course.learner.last_right.items() if is_right}
-    once = {(lesson.name, name) for lesson in counted for name in lesson.right_once}
+    once = {(lesson.name, name) for lesson in counted for name in lesson.questions.once}
     assert right < once, "somebody who forgets has been right before"
 
 
 @pytest.mark.usefixtures("written")
 def test_every_page_can_be_made() -> None:
-    assert "no longer in the course; your answers to it are kept" in review().message
+    assert "no longer in the course; your answers to it are kept" in review().lines[0]
     assert "42 removed" in repr(progress())
     assert "wrong clock" in progress()._repr_html_()
     days = sorted({journal.when(entry).astimezone().date() for entry in journal.read()})

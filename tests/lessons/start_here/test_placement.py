@@ -25,18 +25,18 @@ def test_two_questions_per_lesson_on_two_objectives() -> None:
 def test_who_knows_nothing_answers_one_question_per_lesson() -> None:
     shown = placement()
     assert len(shown.cards) == len(bank.lessons()) - 1
-    for card in shown.cards.values():
+    for card in shown.cards:
         card.answer(right_answer(card.question), sure=1)
     done = placement()
-    assert done.cards == {}
+    assert done.cards == []
     assert repr(done).startswith("Take these lessons, in this order: 01 Data parallelism, 02 ")
     assert "may skip" not in repr(done), "a guess is no knowledge"
 
 
 def test_who_knows_a_lesson_may_skip_it_and_no_review_is_planned() -> None:
     for _round in range(2):
-        for lesson, card in placement().cards.items():
-            wrong = lesson.startswith("02")
+        for card in placement().cards:
+            wrong = card.lesson.startswith("02")
             card.answer(99999 if card.question.kind == "number" and wrong else right_answer(card.question), sure=3)
     second = {each.bank.lesson: each for each in standings(journal.read())}["02_model_parallelism"]
     assert second.known in ([False], [True, True], [True, False])
@@ -49,7 +49,7 @@ def test_who_knows_a_lesson_may_skip_it_and_no_review_is_planned() -> None:
 @pytest.mark.usefixtures("banks")
 def test_a_question_can_be_answered_by_code_and_an_unknown_lesson_is_named() -> None:
     example.write(bank.folder(), example.bank(), "08_more")
-    assert list(placement().cards) == ["08_more"]
+    assert [card.lesson for card in placement().cards] == ["08_more"]
     assert 'placement()["08_more"].answer(' in repr(placement())
     with pytest.raises(KeyError, match="No question of lesson 09_x waits; these do: 08_more"):
         placement()["09_x"]

@@ -7,13 +7,14 @@ the two can be seen to belong together. It proves nothing about who wrote the jo
 """
 
 import hashlib
-from datetime import datetime
+from datetime import date
 
 from torchcourse import journal
 from torchcourse.lessons.start_here.daily_page import Page, write_page
-from torchcourse.lessons.start_here.final_results import Result, results
+from torchcourse.lessons.start_here.final_results import results
 from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz import texts
+from torchcourse.quiz.texts import say
 
 
 def completion(language: str | None = None) -> Page:
@@ -22,63 +23,46 @@ def completion(language: str | None = None) -> Page:
     Args:
         language: `en` or `ko`; by default the one last chosen.
     """
-    language = language or texts.current()
-    if language not in texts.LANGUAGES:
-        raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
-    content = journal.content()
-    entries = journal.read()
-    text = page_text(progress_by_lesson(entries), results(entries), content, datetime.now(), language)
     path = journal.path().with_name("completion.md")
-    try:
-        write_page(path, text)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return Page(text, path, texts.say("page_not_kept", language, path=path, reason=reason))
-    return Page(text, path, texts.say("page_kept", language, path=path))
+    with texts.spoken(language or texts.current()):
+        text = _page_text(journal.content())
+        try:
+            write_page(path, text)
+        except OSError as error:
+            return Page(text, path, error)
+        return Page(text, path)
 
 
-def page_text(
-    lessons: list[LessonProgress], finals: list[Result], content: bytes, moment: datetime, language: str
-) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        lessons: the progress in each lesson.
-        finals: the finished finals, the oldest first.
-        content: the bytes of the journal's file.
-        moment: when the page is made.
-        language: `en` or `ko`.
-    """
-    say = texts.say
-    head = [say(name, language) for name in ("lesson", "exercises", "quiz", "completion_passed")]
-    rows = [_cells(head), _cells(["---"] * len(head)), *(_row(lesson, language) for lesson in lessons)]
-    own = [each for each in finals if each.seconds is not None]
-    best = max(own, key=lambda each: each.right / each.total, default=None)
-    final = say("final_none", language)
-    if best:
-        final = say("final_last", language, right=best.right, total=best.total, day=best.day)
-        final += " " + say("final_passed" if best.passed else "final_not_passed", language)
-    digest = hashlib.sha256(content).hexdigest()
+def _page_text(content: bytes) -> str:
+    """Return the page as Markdown; `content` is the bytes of the journal."""
+    entries = journal.read()
+    head = [say(name) for name in ("lesson", "exercises", "quiz", "completion_passed")]
+    table = [_cells(head), _cells(["---"] * len(head)), *map(_row, progress_by_lesson(entries))]
+    own = [each for each in results(entries) if each.seconds is not None]
+    final = say("final_none")
+    if own:
+        best = max(own, key=lambda each: each.right / each.total)
+        passed = say("final_passed" if best.passed else "final_not_passed")
+        final = f"{say('final_last', right=best.right, total=best.total, day=best.day)} {passed}"
     size = len(content)
-    proof = [say("completion_digest", language, size=size), "", f"`{digest}`", ""]
-    proof += [say("completion_check", language, command=f"`head -c {size} {journal.NAME} | sha256sum`")]
-    title = f"# {say('completion_title', language)}"
-    day = say("completion_day", language, day=moment.date())
-    return "\n".join([title, "", day, "", *rows, "", final, "", *proof, ""])
+    parts = [
+        f"# {say('completion_title')}",
+        say("completion_day", day=date.today()),
+        "\n".join(table),
+        final,
+        say("completion_digest", size=size),
+        f"`{hashlib.sha256(content).hexdigest()}`",
+        say("completion_check", command=f"`head -c {size} {journal.NAME} | sha256sum`"),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def has_passed(lesson: LessonProgress) -> bool:
-    """Whether all exercises of a lesson were passed, and all questions of its quiz answered correctly at last."""
-    done = len(lesson.passed) >= lesson.exercises > 0 and len(lesson.right) >= lesson.questions
-    return lesson.begun and done
-
-
-def _row(lesson: LessonProgress, language: str) -> str:
-    counts = [(len(lesson.passed), lesson.exercises), (len(lesson.right), lesson.questions)]
-    shown = [f"{done}/{total}" if total else "–" for done, total in counts]
-    return _cells(
-        [lesson.title[language], *shown, texts.say("completion_yes", language) if has_passed(lesson) else "–"]
-    )
+def _row(lesson: LessonProgress) -> str:
+    """Return a lesson's row: passed are all its exercises, and the questions of its quiz were right at last."""
+    tallies = (lesson.exercises, lesson.questions)
+    counts = [f"{tally.done}/{tally.total}" if tally.total else "–" for tally in tallies]
+    passed = lesson.exercises.total > 0 and all(tally.done == tally.total for tally in tallies)
+    return _cells([str(lesson.title), *counts, say("completion_yes") if passed else "–"])
 
 
 def _cells(cells: list[str]) -> str:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 from torchcourse.journal import Entry
 from torchcourse.lessons.start_here.final_results import Asked
+from torchcourse.quiz import bank
 from torchcourse.quiz.questions import Bank, ChoiceQuestion, OpenQuestion, Question, versions
+from torchcourse.quiz.reviews import answers_in, states
 
 QUESTIONS = 10
 
@@ -45,8 +47,6 @@ def for_class(seed: str, count: int = QUESTIONS) -> list[Asked]:
 
 def past_of(entries: list[Entry]) -> Past:
     """Return what a journal says about open misconceptions, wrong answers, and how each question was asked last."""
-    from torchcourse.quiz.reviews import answers_in, states
-
     past = Past()
     for state in states(entries):
         past.open_ideas.setdefault(state.lesson, set()).update(state.misconceptions)
@@ -125,8 +125,6 @@ def _rows(value: object) -> list[list[object]]:
 
 
 def _banks() -> dict[str, Bank]:
-    from torchcourse.quiz import bank
-
     return {name: bank.lesson(name) for name in bank.lessons()}
 
 

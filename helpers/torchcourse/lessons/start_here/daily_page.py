@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from torchcourse import journal
+from torchcourse.lessons.start_here.daily_page_text import page_text
 from torchcourse.quiz import markup, texts
 
 
@@ -25,35 +26,30 @@ def retrospective(day: date | None = None, language: Literal["ko", "en"] = "ko")
         day: today by default.
         language: of the headings and the questions.
     """
-    if language not in texts.LANGUAGES:
-        raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
-    from torchcourse.lessons.start_here.daily_page_text import page_text
-
     day = day or date.today()
     entries = journal.read()
-    made = page_text([entry for entry in entries if journal.when(entry).date() <= day], day, language)
     path = journal.path().parent / "retrospectives" / f"{day.isoformat()}.md"
     kept = [entry for entry in entries if entry["kind"] == "retrospective" and entry.get("day") == day.isoformat()]
     before = str(kept[-1].get("text", "")) if kept else None
-    try:
-        # Bytes that are no UTF-8 come back as they were.
-        mine = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
-        text = made if mine is None else "\n".join(merge(_base(before, mine, made), mine.split("\n"), made.split("\n")))
-        if text != mine:
-            write_page(path, text)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return Page(made, path, texts.say("page_not_kept", language, path=path, reason=reason))
-    if made != before:
-        journal.record("retrospective", day=day.isoformat(), text=made)
-    return Page(text, path, texts.say("page_kept", language, path=path))
+    with texts.spoken(language):
+        made = page_text([entry for entry in entries if journal.when(entry).date() <= day], day)
+        try:
+            text = _merged(path, before, made)
+        except OSError as error:
+            return Page(made, path, error)
+        if made != before:
+            journal.record("retrospective", day=day.isoformat(), text=made)
+        return Page(text, path)
 
 
 class Page:
-    """A page as Markdown, with a line that says where it is kept."""
+    """A page as Markdown, with a line that says where it is kept, or why it is not."""
 
-    def __init__(self, text: str, path: Path, note: str) -> None:
-        self.text, self.path, self.note = text, path, note
+    def __init__(self, text: str, path: Path, error: OSError | None = None) -> None:
+        self.text, self.path = text, path
+        self.note = texts.say("page_kept", path=path)
+        if error:
+            self.note = texts.say("page_not_kept", path=path, reason=error.strerror or type(error).__name__)
 
     def __repr__(self) -> str:
         return f"{self.text}\n{self.note}"
@@ -102,12 +98,21 @@ def write_page(path: Path, text: str) -> None:
         raise
 
 
-def _base(before: str | None, mine: str, made: str) -> list[str]:
-    """Return what the file held when it was last made; for a file made by hand, what it shares with the new page."""
-    if before is not None:
-        return before.split("\n")
-    lines, new = mine.split("\n"), made.split("\n")
-    return [lines[place] for place in _matches(lines, new)]
+def _merged(path: Path, before: str | None, made: str) -> str:
+    """Merge what was made now into the file, and return what it holds then.
+
+    The two have in common what was made `before`; a file made by hand, what it shares with the new page.
+    """
+    if not path.exists():
+        write_page(path, made)
+        return made
+    mine = path.read_text(encoding="utf-8", errors="surrogateescape")  # bytes that are no UTF-8 come back as they were
+    own, new = mine.split("\n"), made.split("\n")
+    base = [own[place] for place in _matches(own, new)] if before is None else before.split("\n")
+    text = "\n".join(merge(base, own, new))
+    if text != mine:
+        write_page(path, text)
+    return text
 
 
 def _matches(old: list[str], new: list[str]) -> dict[int, int]:

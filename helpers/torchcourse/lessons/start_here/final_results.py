@@ -12,7 +12,7 @@ from datetime import date, timedelta
 
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.quiz import texts
+from torchcourse.quiz import bank, texts
 from torchcourse.quiz.answers import how_sure
 
 PASSED = 0.7
@@ -42,19 +42,18 @@ class Sitting:
     """By lesson and wording."""
 
     @property
-    def open(self) -> list[Asked]:
-        """The questions without an answer."""
-        return [each for each in self.asked if (each.lesson, each.wording) not in self.answers]
-
-    @property
     def gone(self) -> list[Asked]:
-        """The open questions that the banks no longer have: they do not count."""
-        return [each for each in self.open if not _exists(each)]
+        """The questions without an answer that the banks no longer have: they do not count."""
+        return [each for each in self._open if not bank.find(each.lesson, each.wording)]
 
     @property
     def waiting(self) -> list[Asked]:
-        """The open questions that can be answered."""
-        return [each for each in self.open if _exists(each)]
+        """The questions without an answer that can be answered."""
+        return [each for each in self._open if bank.find(each.lesson, each.wording)]
+
+    @property
+    def _open(self) -> list[Asked]:
+        return [each for each in self.asked if (each.lesson, each.wording) not in self.answers]
 
     @property
     def total(self) -> int:
@@ -96,9 +95,8 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
             if asked and isinstance(entry.get("final"), str):
                 found.setdefault(entry["final"], Sitting(entry["final"], entry, asked))
         elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and str(entry.get("final")) in found:
-            sitting = found[str(entry["final"])]
-            place = (str(entry.get("lesson")), str(entry.get("asked")))
-            if place in {(each.lesson, each.wording) for each in sitting.asked}:
+            sitting, place = found[str(entry["final"])], (str(entry.get("lesson")), str(entry.get("asked")))
+            if place in [(each.lesson, each.wording) for each in sitting.asked]:
                 sitting.answers.setdefault(place, entry)
     return list(found.values())
 
@@ -129,40 +127,27 @@ def calibration(answers: Iterable[Entry]) -> dict[int, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def result_lines(tries: list[Result], language: str) -> list[str]:
+def result_lines(tries: list[Result]) -> list[str]:
     """Return what finals came to: the last against the one before, the best, the time, how sure against how right."""
     if not tries:
         return []
     last, best = tries[-1], max(tries, key=lambda each: each.right / each.total)
-    lines = [texts.say("final_last", language, right=last.right, total=last.total, day=last.day)]
+    lines = [texts.say("final_last", right=last.right, total=last.total, day=last.day)]
     if len(tries) > 1:
-        before = [texts.say("final_count", language, right=each.right, total=each.total) for each in tries[:-1]]
-        now = texts.say("final_count", language, right=last.right, total=last.total)
-        lines = [texts.say("final_compare", language, before=", ".join(before), now=now, day=last.day)]
+        *before, now = [texts.say("final_count", right=each.right, total=each.total) for each in tries]
+        lines = [texts.say("final_compare", before=", ".join(before), now=now, day=last.day)]
     if best.right * last.total > last.right * best.total:
-        lines.append(texts.say("final_best", language, right=best.right, total=best.total, day=best.day))
-    lines.append(texts.say("final_passed" if last.passed else "final_not_passed", language))
+        lines.append(texts.say("final_best", right=best.right, total=best.total, day=best.day))
+    lines.append(texts.say("final_passed" if last.passed else "final_not_passed"))
     if last.seconds is not None:
-        lines.append(texts.say("final_time", language, minutes=max(1, round(last.seconds / 60))))
-    if last.sure:
-        lines.append(sure_line(last.sure, language))
-    return lines
+        lines.append(texts.say("final_time", minutes=max(1, round(last.seconds / 60))))
+    return lines + ([sure_line(last.sure)] if last.sure else [])
 
 
-def sure_line(sure: dict[int, tuple[int, int]], language: str, name: str = "final_sure") -> str:
+def sure_line(sure: dict[int, tuple[int, int]], name: str = "final_sure") -> str:
     """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
-    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in sure.items()]
-    return texts.say(name, language, said=", ".join(said))
-
-
-def _exists(asked: Asked) -> bool:
-    from torchcourse.quiz import bank
-
-    try:
-        bank.lesson(asked.lesson).question(asked.wording)
-    except bank.BankError:
-        return False
-    return True
+    said = [f"{texts.say(f'sure_{level}')} {right}/{count}" for level, (right, count) in sure.items()]
+    return texts.say(name, said=", ".join(said))
 
 
 def _asked(questions: object) -> list[Asked]:

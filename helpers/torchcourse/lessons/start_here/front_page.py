@@ -9,13 +9,24 @@ import html
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.lessons.start_here.course_map import Notebook, Step, done, next_step, read_notebooks
-from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson, title_of
-from torchcourse.quiz import markup, texts
-from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, review_days, states
+from torchcourse.lessons.start_here import front_page_picture as picture
+from torchcourse.lessons.start_here.course_map import Key, Notebook, Step, done, next_step, read_notebooks
+from torchcourse.lessons.start_here.final_results import calibration
+from torchcourse.lessons.start_here.progress_report import (
+    LessonProgress,
+    ideas_html,
+    progress_by_lesson,
+    table_html,
+    title_of,
+)
+from torchcourse.quiz import texts
+from torchcourse.quiz.render import STYLE
+from torchcourse.quiz.reviews import QuestionState, answers_in, review_days, states
+from torchcourse.quiz.texts import say
 
 # JupyterLab looks for the cell of a link before the notebook has any, so the link is followed again when it has.
 _ONCE_MORE = """
@@ -54,131 +65,102 @@ class FrontPage:
     lessons: list[LessonProgress]
     states: list[QuestionState]
 
-    def due(self, language: str, where: str = "front_due_below") -> str:
+    def due(self, where: str = "front_due_below") -> str:
         """Return what is due today and `where` it is answered, or when something will be due."""
-        due = len(due_today(self.states, self.now))
-        if due:
-            sentence = texts.say("due_1" if due == 1 else "due", language, count=due)
-            return f"{sentence} {texts.say(where, language)}"
-        coming = [day for day in review_days(self.states, self.now) if day > self.now.date()]
-        if coming:
-            return texts.say("nothing_due", language, day=min(coming))
-        return texts.say("nothing_yet", language)
+        days = review_days(self.states, self.now)
+        if due := days.get(self.now.date()):
+            return f"{say('due_1' if due == 1 else 'due', count=due)} {say(where)}"
+        return say("nothing_due", day=min(days)) if days else say("nothing_yet")
 
     def __repr__(self) -> str:
-        language = texts.current()
-        place, _href = self._place(language)
-        lines = [
-            texts.say("front_title"),
-            f"{self._verb(language)}: {place}",
-            f"{texts.say('front_due')}: {self.due(language)}",
-        ]
-        for lesson in self.lessons:
-            counts = f"{texts.say('exercises')} {lesson.counted(language)}, {texts.say('quiz')} {lesson.quiz(language)}"
-            lines.append(f"  {lesson.title[language]}: {counts if lesson.begun else texts.say('not_begun')}")
-        return "\n".join([*lines, *journal.problems()])
+        lines = [say("front_title"), f"{self._verb()}: {self._place()[0]}", f"{say('front_due')}: {self.due()}"]
+        return "\n".join([*lines, *(lesson.line() for lesson in self.lessons), *journal.problems()])
 
     def _repr_html_(self) -> str:
-        from torchcourse.quiz.render import STYLE
-
         language = texts.current()
-        folded = "".join(
-            f'<details lang="{other}"><summary>{name}</summary>{self._body(other)}</details>'
-            for other, name in (("en", "English"), ("ko", "한국어"))
-            if other != language
-        )
-        page = f'<div lang="{language}">{self._body(language, self._pictures(language))}</div>{folded}'
+        folded = ""
+        for other, name in (("en", "English"), ("ko", "한국어")):
+            if other != language:
+                with texts.spoken(other):
+                    folded += f'<details lang="{other}"><summary>{name}</summary>{self._body()}</details>'
+        page = f'<div lang="{language}">{self._body(self._pictures())}</div>{folded}'
         notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in journal.problems())
         return f'{STYLE}<div class="tc-page tc-front">{page}{notes}</div>'
 
-    def _body(self, language: str, pictures: str = "") -> str:
-        def say(name: str, **values: object) -> str:
-            return html.escape(texts.say(name, language, **values))
-
-        place, href = self._place(language)
+    def _body(self, pictures: str = "") -> str:
+        place, href = self._place()
         twice = f' onclick="{html.escape(_ONCE_MORE)}"' if "#" in href else ""
         link = f'<a href="{html.escape(href)}"{twice}>{html.escape(place)}</a>' if href else html.escape(place)
         moment = self.now.strftime("%Y-%m-%d %H:%M")
         return (
-            f'<p class="tc-continue"><b>{html.escape(self._verb(language))}</b><br>{link}</p>'
-            f"<p><b>{say('front_due')}</b><br>{html.escape(self.due(language))}</p>"
-            f"<p><b>{say('front_lessons')}</b></p>{self._map(language)}{pictures}{self._ideas(language)}"
-            f'<p class="tc-meta">{say("front_now", moment=moment)}</p>'
+            f'<p class="tc-continue"><b>{html.escape(self._verb())}</b><br>{link}</p>'
+            f"<p><b>{_said('front_due')}</b><br>{html.escape(self.due())}</p>"
+            f"<p><b>{_said('front_lessons')}</b></p>{self._map()}{pictures}{ideas_html(self.lessons)}"
+            f'<p class="tc-meta">{_said("front_now", moment=moment)}</p>'
         )
 
-    def _verb(self, language: str) -> str:
-        begun = any(lesson.begun for lesson in self.lessons) or bool(done(self.entries))
-        return texts.say("front_continue" if begun else "front_begin", language)
+    def _verb(self) -> str:
+        begun = any(lesson.begun for lesson in self.lessons) or done(self.entries)
+        return say("front_continue" if begun else "front_begin")
 
-    def _place(self, language: str) -> tuple[str, str]:
+    def _place(self) -> tuple[str, str]:
         """Return where to go on, in words and as a link."""
         if not self.notebooks:
-            return texts.say("front_no_lessons", language), ""
+            return say("front_no_lessons"), ""
         step = next_step(self.notebooks, self.entries)
         if step is None:
-            return texts.say("front_final", language), self.notebooks[-1].path
+            return say("front_final"), self.notebooks[-1].path
         (notebook,) = (each for each in self.notebooks if each.path == step.notebook)
-        number = notebook.lesson.partition("_")[0]
+        place = f"{notebook.lesson.partition('_')[0]} · {notebook.title}"
         if not done(self.entries):
-            return f"{number} · {notebook.title}", notebook.path
+            return place, notebook.path
         fragment = f"#cell-id={step.cell}" if step.cell else ""
-        return f"{number} · {notebook.title} · {_words(step, language)}", f"{notebook.path}{fragment}"
+        return f"{place} · {_words(step)}", f"{notebook.path}{fragment}"
 
-    def _map(self, language: str) -> str:
-        names = ("lesson", "front_notebooks", "exercises", "quiz", "front_hours")
-        head = "".join(f'<th scope="col">{html.escape(texts.say(name, language))}</th>' for name in names)
+    def _map(self) -> str:
         known = {lesson.name: lesson for lesson in self.lessons}
         finished = done(self.entries)
         rows = []
         for name in sorted({*known, *(notebook.lesson for notebook in self.notebooks)}):
             mine = [notebook for notebook in self.notebooks if notebook.lesson == name]
             lesson = known.get(name)
-            links = "".join(_link(notebook, finished) for notebook in mine)
-            title = lesson.title[language] if lesson else title_of(name)[language]
-            counts = [
-                lesson.counted(language) if lesson and lesson.exercises else "–",
-                lesson.quiz(language) if lesson and lesson.questions else "–",
-            ]
+            title = lesson.title if lesson else title_of(name)
             minutes = sum(notebook.minutes for notebook in mine)
-            cells = "".join(f"<td>{html.escape(count)}</td>" for count in counts)
-            hours = f"{minutes / 60:.1f}" if minutes else "–"
-            rows.append(f'<tr><th scope="row">{html.escape(title)}</th><td>{links}</td>{cells}<td>{hours}</td></tr>')
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            cells = [
+                "".join(_link(notebook, finished) for notebook in mine),
+                html.escape(lesson.exercises_in_words) if lesson and lesson.exercises.total else "–",
+                html.escape(lesson.quiz_in_words) if lesson and lesson.questions.total else "–",
+                f"{minutes / 60:.1f}" if minutes else "–",
+            ]
+            columns = "".join(f"<td>{cell}</td>" for cell in cells)
+            rows.append(f'<tr><th scope="row">{html.escape(str(title))}</th>{columns}</tr>')
+        return table_html(("lesson", "front_notebooks", "exercises", "quiz", "front_hours"), rows)
 
-    def _ideas(self, language: str) -> str:
-        lines = "".join(
-            f"<p>{html.escape(lesson.title[language])}</p>"
-            f"<ul>{''.join(f'<li>{markup.to_inline(idea[language])}</li>' for idea in lesson.misconceptions)}</ul>"
-            for lesson in self.lessons
-            if lesson.misconceptions
-        )
-        return f"<p><b>{html.escape(texts.say('open_ideas', language))}</b></p>{lines}" if lines else ""
-
-    def _pictures(self, language: str) -> str:
+    def _pictures(self) -> str:
         """Return the pictures for which there is something to show."""
-        from torchcourse.lessons.start_here import front_page_picture as picture
-        from torchcourse.lessons.start_here.final_results import calibration
-
         answers = answers_in(self.entries)
-        today, coming = self.now.date(), review_days(self.states, self.now)
         per_day: Counter[date] = Counter(journal.when(entry).astimezone().date() for entry in answers)
-        ideas = {lesson.name.partition("_")[0]: len(lesson.misconceptions) for lesson in self.lessons}
+        open_ideas = {lesson.name.partition("_")[0]: len(lesson.misconceptions) for lesson in self.lessons}
         images = [
-            picture.sure(calibration(answers), language),
-            picture.days(per_day, coming, today, language),
-            picture.ideas({number: count for number, count in ideas.items() if count}, language),
+            picture.sure(calibration(answers)),
+            picture.days(per_day, review_days(self.states, self.now), self.now.date()),
+            picture.ideas({number: count for number, count in open_ideas.items() if count}),
         ]
         return f'<div class="tc-pictures">{"".join(images)}</div>' if any(images) else ""
 
 
-def _words(step: Step, language: str) -> str:
+def _said(name: str, **values: Any) -> str:
+    return html.escape(say(name, **values))
+
+
+def _words(step: Step) -> str:
     kind, _lesson, name = step.key
     if kind == "exercise":
-        return texts.say("front_exercise", language, name=name)
-    return texts.say("front_prediction" if kind == "prediction" else "question", language, number=step.number)
+        return say("front_exercise", name=name)
+    return say("front_prediction" if kind == "prediction" else "question", number=step.number)
 
 
-def _link(notebook: Notebook, finished: set) -> str:
+def _link(notebook: Notebook, finished: set[Key]) -> str:
     count = sum(step.key in finished for step in notebook.steps)
     steps = f" {count}/{len(notebook.steps)}" if notebook.steps else ""
     mark = " ✓" if notebook.steps and count == len(notebook.steps) else ""

@@ -17,27 +17,27 @@ LEVELS = {1: "guessing", 2: "fairly sure", 3: "certain"}
 DAYS = 14
 
 
-def sure(found: dict[int, tuple[int, int]], language: str) -> str:
+def sure(found: dict[int, tuple[int, int]]) -> str:
     """Return as an image how often each degree of confidence was right; nothing without answers.
 
     Args:
         found: what `calibration` gives: {degree: (right, answered)}.
         language: of the text alternative.
     """
-    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in found.items()]
-    return _image(sure_figure(found), "front_sure_alt", said, language) if found else ""
+    said = [f"{texts.say(f'sure_{level}')} {right}/{count}" for level, (right, count) in found.items()]
+    return _image(sure_figure(found), "front_sure_alt", said) if found else ""
 
 
-def days(answered: dict[date, int], coming: dict[date, int], today: date, language: str) -> str:
+def days(answered: dict[date, int], coming: dict[date, int], today: date) -> str:
     """Return as an image what was answered and what comes back, by day; nothing where nothing comes back."""
     said = [f"{day} {count}" for day, count in sorted(coming.items())[:DAYS]]
-    return _image(days_figure(answered, coming, today), "front_days_alt", said, language) if coming else ""
+    return _image(days_figure(answered, coming, today), "front_days_alt", said) if coming else ""
 
 
-def ideas(found: dict[str, int], language: str) -> str:
+def ideas(found: dict[str, int]) -> str:
     """Return as an image how many misconceptions are open in each lesson; nothing where none is."""
     said = [f"{number} {count}" for number, count in found.items()]
-    return _image(ideas_figure(found), "front_ideas_alt", said, language) if found else ""
+    return _image(ideas_figure(found), "front_ideas_alt", said) if found else ""
 
 
 def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
@@ -84,5 +84,5 @@ def ideas_figure(found: dict[str, int]) -> Figure:
     return figure
 
 
-def _image(figure: Figure, alt: str, said: list[str], language: str) -> str:
-    return figures.to_html(figure, texts.say(alt, language, said=", ".join(said)))
+def _image(figure: Figure, alt: str, said: list[str]) -> str:
+    return figures.to_html(figure, texts.say(alt, said=", ".join(said)))

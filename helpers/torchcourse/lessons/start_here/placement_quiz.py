@@ -7,19 +7,16 @@ answers are lines of the journal of a kind of their own: they plan no reviews an
 """
 
 import hashlib
-import html
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.quiz import texts
+from torchcourse.quiz import bank, texts
 from torchcourse.quiz.answers import how_sure
-from torchcourse.quiz.cards import Card, NotShown
-
-if TYPE_CHECKING:
-    from torchcourse.quiz.questions import Bank, Question
+from torchcourse.quiz.cards import Card, Deck, NotShown
+from torchcourse.quiz.questions import Bank, Question
 
 PER_LESSON = 2
 
@@ -28,12 +25,12 @@ PER_LESSON = 2
 class Standing:
     """What a learner has shown of one lesson: for each of its questions in turn, whether it was known."""
 
-    bank: "Bank"
-    questions: "list[Question]"
+    bank: Bank
+    questions: list[Question]
     known: list[bool] = field(default_factory=list)
 
     @property
-    def waiting(self) -> "Question | None":
+    def waiting(self) -> Question | None:
         """The question to ask next; None where it is clear what to advise."""
         decided = not all(self.known) or len(self.known) == len(self.questions)
         return None if decided else self.questions[len(self.known)]
@@ -53,8 +50,6 @@ def placement() -> "Placement":
 
 def standings(entries: list[Entry]) -> list[Standing]:
     """Return where a learner stands in each lesson but the first, which shows how the course works."""
-    from torchcourse.quiz import bank
-
     answered: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         if entry["kind"] == "placement" and isinstance(entry.get("right"), bool):
@@ -72,7 +67,7 @@ def standings(entries: list[Entry]) -> list[Standing]:
     return found
 
 
-def chosen(lesson: "Bank") -> "list[Question]":
+def chosen(lesson: Bank) -> list[Question]:
     """Return the questions that stand for a lesson: on different objectives, and none that a person must grade."""
     able = [question for question in lesson.questions if question.kind != "open" and question.has_key]
     able.sort(key=lambda question: hashlib.sha256(f"placement {question.id}".encode()).hexdigest())
@@ -90,8 +85,8 @@ class PlacementCard(Card):
     asks_reasoning = False
     after_wrong = "first_counts"
 
-    def note(self, language: str) -> str:
-        return texts.say("placement_note", language)
+    def note(self) -> str:
+        return texts.say("placement_note")
 
     def _record(self, _kind: str, *parts: Any) -> None:
         super()._record("placement", *parts)
@@ -101,51 +96,25 @@ class PlacementCard(Card):
         return f"from torchcourse.lessons.start_here.placement_quiz import placement; {call}"
 
 
-class Placement:
-    """The cards that are next, by lesson, or the advice."""
+class Placement(Deck):
+    """The cards that are next, or the advice."""
 
     def __init__(self, found: list[Standing]) -> None:
-        self.standings = found
-        self.cards = {
-            each.bank.lesson: PlacementCard(each.bank, each.waiting, each.waiting) for each in found if each.waiting
-        }
+        cards = [PlacementCard(each.bank, each.waiting, each.waiting) for each in found if each.waiting]
+        super().__init__([texts.say("placement_next", count=len(cards))] if cards else _advice(found), cards)
 
-    def __getitem__(self, lesson: str) -> PlacementCard:
-        if lesson not in self.cards:
-            raise KeyError(f"No question of lesson {lesson} waits; these do: {', '.join(self.cards) or 'none'}.")
-        return self.cards[lesson]
-
-    def lines(self, language: str | None = None) -> list[str]:
-        """Return what to do next: answer, or take these lessons and skip those."""
-        if self.cards:
-            return [texts.say("placement_next", language, count=len(self.cards))]
-        language = language or texts.current()
-        titles = {
-            take: [_title(each, language) for each in self.standings if each.take is take] for take in (True, False)
-        }
-        lines = [texts.say("placement_take", language, names=", ".join(titles[True]))] if titles[True] else []
-        if titles[False]:
-            lines.append(texts.say("placement_skip", language, names=", ".join(titles[False])))
-        return [*lines, texts.say("placement_first", language)]
-
-    def __repr__(self) -> str:
-        return "\n\n".join([*self.lines(), *map(repr, self.cards.values())])
-
-    def _head_html(self) -> str:
-        from torchcourse.quiz.render import STYLE
-
-        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
-        return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{lines}</div>'
-
-    def _repr_html_(self) -> str:
-        return self._head_html() + "".join(card._repr_html_() for card in self.cards.values())
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import HTML, display
-
-        display(HTML(self._head_html()), *self.cards.values())
+    def __getitem__(self, lesson: str) -> Card:
+        cards = {card.lesson: card for card in self.cards}
+        if lesson not in cards:
+            raise KeyError(f"No question of lesson {lesson} waits; these do: {', '.join(cards) or 'none'}.")
+        return cards[lesson]
 
 
-def _title(standing: Standing, language: str) -> str:
-    number = standing.bank.lesson.partition("_")[0]
-    return f"{number} {standing.bank.title[language]}"
+def _advice(found: list[Standing]) -> list[str]:
+    """Return which lessons to take and which to skip."""
+    lines = []
+    for name, take in (("placement_take", True), ("placement_skip", False)):
+        titles = [f"{each.bank.lesson.partition('_')[0]} {each.bank.title}" for each in found if each.take is take]
+        if titles:
+            lines.append(texts.say(name, names=", ".join(titles)))
+    return [*lines, texts.say("placement_first")]

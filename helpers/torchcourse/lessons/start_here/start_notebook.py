@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torchcourse import journal
+from torchcourse.lessons.start_here.daily_page import write_page
 from torchcourse.lessons.start_here.front_page import FrontPage, where_was_i
-from torchcourse.quiz import texts
 
 NAME = "start.ipynb"
 HEAD = "# Where was I? (어디까지 했나요?)"
@@ -47,8 +47,6 @@ def write(path: Path, page: FrontPage) -> None:
     Raises:
         OSError: when the file cannot be read or written.
     """
-    from torchcourse.lessons.start_here.daily_page import write_page
-
     old = _read(path)
     cells = made(page)
     notebook = old or {"metadata": _METADATA, "nbformat": 4, "nbformat_minor": 5}
@@ -59,7 +57,7 @@ def write(path: Path, page: FrontPage) -> None:
 
 def made(page: FrontPage) -> list[Cell]:
     """Return the cells of this module: a title, the page, what is due."""
-    due = page.due(texts.current(), "front_due_here")
+    due = page.due("front_due_here")
     return [
         _signed({"cell_type": "markdown", "id": "where-was-i", "metadata": {}, "source": HEAD}),
         _code("front-page", PAGE, page._repr_html_(), repr(page)),
