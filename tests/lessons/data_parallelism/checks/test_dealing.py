@@ -93,7 +93,7 @@ def by_a_text(total, epoch, rank, world_size):
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
-        (lambda total, epoch, rank, ranks: every_nth(total, epoch % 2, rank, ranks), "epochs_repeat"),
+        (lambda total, epoch, rank, ranks: every_nth(total, epoch % 2, rank, ranks), "same_order"),
         (lambda total, epoch, rank, ranks: sorted(every_nth(total, epoch, rank, ranks)), "sorted"),
         (turned, "same_order"),
         (by_a_text, "other_process"),
@@ -201,12 +201,12 @@ def from_the_end(length, epoch, rank, world_size):
     [
         (blocks, "blocks"),
         (lambda n, epoch, rank, ranks: mixed(n, epoch)[rank::ranks], "uneven"),
-        (lambda n, epoch, rank, ranks: mixed(n, epoch)[: n // ranks * ranks][rank::ranks], "dropped"),
+        (lambda n, epoch, rank, ranks: mixed(n, epoch)[: n // ranks * ranks][rank::ranks], "count"),
         (lambda n, epoch, rank, ranks: dealt(mixed(n, 0), rank, ranks), "same_every_epoch"),
         (lambda n, epoch, rank, ranks: dealt(list(range(n)), rank, ranks), "not_mixed"),
         (lambda n, epoch, rank, ranks: dealt(mixed(n, epoch + rank), rank, ranks), "own_shuffle"),
         (lambda n, epoch, rank, ranks: dealt(mixed(n, 0 if epoch == 0 else epoch + 1), rank, ranks), "order"),
-        (lambda n, epoch, rank, ranks: mixed(n, epoch), "too_many"),
+        (lambda n, epoch, rank, ranks: mixed(n, epoch), "count"),
         (front_padding_once, "tiny"),
         (lambda n, epoch, rank, ranks: (mixed(n, epoch) + mixed(n, epoch)[: -n % ranks])[rank::ranks], "tiny"),
         (lambda n, epoch, rank, ranks: (mixed(n, epoch) * 3)[: -(-n // ranks) * ranks][rank::ranks], "tiny"),

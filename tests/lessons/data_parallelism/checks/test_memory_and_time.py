@@ -90,7 +90,7 @@ def test_step_seconds_accepts(learner):
         (lambda c, s, n, a, b: c / n, "all_reduce_forgotten"),
         (lambda c, s, n, a, b: seconds(c, s, n, a, b) / 2 + c / n / 2, "half_a_ring"),
         (lambda c, s, n, a, b: (c + seconds(0, s, n, a, b)) / n, "all_reduce_shared"),
-        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * (a + s * b), "whole_tensor_each_step"),
+        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * (a + s * b), "whole_tensor"),
         (lambda c, s, n, a, b: seconds(c, 0, n, a, b), "bytes_forgotten"),
         (lambda c, s, n, a, b: seconds(c, s, n, 0, b), "messages"),
         (lambda c, s, n, a, b: seconds(c, s, n, b, a), "swapped"),

@@ -185,16 +185,14 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
 
 
 def _judge_later(epochs: list[Shares]) -> None:
-    """Refuse an epoch that brings an earlier one again, or its order from a different place on, or backwards."""
+    """Refuse an epoch that brings the order of an earlier one again, also from a different place on, or backwards."""
     neighbors = [{frozenset(pair) for part in parts for pair in pairwise(part)} for parts in epochs]
     for early, late in combinations(range(len(epochs)), 2):
-        if epochs[early] == epochs[late]:
-            raise Wrong("epochs_repeat", f"Epoch {late} brings the same as epoch {early}. Each epoch is mixed again.")
         if len(neighbors[early] & neighbors[late]) > len(neighbors[early]) / 2:
             raise Wrong(
                 "same_order",
-                f"In epoch {late} most samples follow the same one as in epoch {early}: it is the old order, begun at "
-                "a different place or turned round. Mix all samples again.",
+                f"In epoch {late} most samples follow the same one as in epoch {early}: it is the old order again, "
+                "perhaps begun at a different place or turned round. Mix all samples in each epoch.",
             )
 
 
@@ -240,10 +238,8 @@ def _judge_sizes(given: Shares, each: int, where: str, length: int) -> None:
             f"{where}the ranks get {sizes} samples. Equally many is a must: the rank that is done first would leave "
             "the others waiting in their all-reduce.",
         )
-    if sizes[0] < each:
-        raise Wrong("dropped", f"{where}each rank gets {sizes[0]} samples, not {each}, so some are never used.")
-    if sizes[0] > each:
-        raise Wrong("too_many", f"{where}each rank gets {sizes[0]} samples; {each} are enough to use each one.")
+    if sizes[0] != each:
+        raise Wrong("count", f"{where}each rank gets {sizes[0]} samples. It takes {each}, no more, to use each one.")
 
 
 def _judge_order(given: Shares, length: int, epoch: int, where: str) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, copies, on_ranks, refuse_known, same, tensor_of
 from torchcourse.lessons.data_parallelism import flat_shards
 from torchcourse.lessons.data_parallelism.checks.reference import NOTHING_CAME, TWO_RANKS_ONLY
 from torchcourse.lessons.data_parallelism.messages import listed_messages
@@ -77,7 +77,6 @@ def _judge_shards(found: list[Any], tensors: Tensors, world_size: int, where: st
 
 def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_size: int, where: str) -> None:
     padded = flat_shards.flatten(tensors, world_size)
-    by_column = torch.cat([tensor.t().reshape(-1) if tensor.dim() == 2 else tensor for tensor in tensors])
     zeros = len(padded) - len(flat)
     right = list(padded.chunk(world_size))
     lengths = [len(shard) for shard in found]
@@ -85,15 +84,6 @@ def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_s
         "cut_each": (
             [torch.cat([flat_shards.own_shard([t], rank, world_size) for t in tensors]) for rank in range(world_size)],
             "you cut each tensor by itself. A unit is one flat tensor: put all of them end to end, then cut once.",
-        ),
-        "by_column": (
-            list(flat_shards.flatten([by_column], world_size).chunk(world_size)),
-            "the numbers of a matrix come column by column. reshape(-1) reads a matrix row by row, also where it lies "
-            "transposed in memory.",
-        ),
-        "backwards": (
-            list(flat_shards.flatten(tensors[::-1], world_size).chunk(world_size)),
-            "the tensors come in reverse. Keep the order in which they are given.",
         ),
         "zeros_first": (
             list(torch.cat([padded[len(flat) :], flat]).chunk(world_size)),
@@ -103,13 +93,13 @@ def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_s
             [padded[rank::world_size].clone() for rank in range(world_size)],
             "you deal the numbers out like cards. A shard is a block of neighbors: it travels as one piece of memory.",
         ),
-        "other_rank": (right[1:] + right[:1], "each rank has the shard of the next one. Which block is rank 0's?"),
-        "order": (right[::-1], "the shards come in reverse: rank 0 has the last block."),
-        "whole": ([flat] * world_size, "each rank keeps all numbers. A rank keeps one of N blocks."),
-        "padded_whole": ([padded] * world_size, "each rank keeps all numbers. A rank keeps one of N blocks."),
-        "only_the_first": (
-            list(flat_shards.flatten(tensors[:1], world_size).chunk(world_size)),
-            "only the first tensor is in your shards. A unit has several.",
+        "order": (
+            AnyOf((right[1:] + right[:1], right[::-1])),
+            "the blocks are right, and they are not those of their ranks. Which block is rank 0's?",
+        ),
+        "whole": (
+            AnyOf(([flat] * world_size, [padded] * world_size)),
+            "each rank keeps all numbers. A rank keeps one of N blocks.",
         ),
         "too_many_zeros": (
             list(torch.cat([flat, flat.new_zeros(world_size - zeros)]).chunk(world_size)),
@@ -122,7 +112,7 @@ def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_s
         raise Wrong(
             "numbers_lost",
             f"{where}your shards hold {sum(lengths)} numbers together, and the unit has {len(flat)}: some are lost. "
-            "Round the length of a shard up.",
+            "Are all tensors of the unit in them, and is the length of a shard rounded up?",
         )
     if len(set(lengths)) > 1:
         raise Wrong(
@@ -192,29 +182,17 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
             f"your shards are {n} times too small: you divide twice, by too large a number, or what you add up is a "
             "mean already.",
         ),
-        "own_only": (own, f"each rank has its own gradients: {NOTHING_CAME}"),
-        "only_divided": (
-            [part / n for part in own],
-            f"each rank has its own gradients, only {n} times smaller: {NOTHING_CAME}",
+        "own_only": (
+            AnyOf((own, [part / n for part in own])),
+            f"each rank has its own gradients, whole or divided: {NOTHING_CAME}",
         ),
-        "of_rank_0": (list(parts[0]), "each rank has its part of rank 0's gradients. Those of the others count too."),
-        "of_rank_0_divided": (
-            [part / n for part in parts[0]],
-            f"each rank has its part of rank 0's gradients, {n} times smaller. Those of the others count too.",
+        "of_rank_0": (
+            AnyOf((list(parts[0]), [part / n for part in parts[0]])),
+            "each rank has its part of rank 0's gradients. Those of the others count too.",
         ),
-        "other_rank": (mean[1:] + mean[:1], "each rank has the shard of the next one."),
-        "same_shard": ([mean[0]] * n, "all ranks have the shard of rank 0. Each needs its own."),
-        "largest": (
-            list((flats.amax(dim=0)).chunk(n)),
-            "the ranks keep the largest number of each place. Which operation adds up?",
-        ),
-        "largest_divided": (
-            list((flats.amax(dim=0) / n).chunk(n)),
-            "the ranks keep the largest number of each place, divided. Which operation adds up?",
-        ),
-        "average_of_a_shard": (
-            [torch.full_like(part, float(part.mean())) for part in mean],
-            "all numbers of your shard are one number. The mean goes over the ranks, place by place.",
+        "other_rank": (
+            AnyOf((mean[1:] + mean[:1], [mean[0]] * n)),
+            "the shards are those of other ranks. Each rank needs its own.",
         ),
     }
     refuse_known(found, known, where=where)

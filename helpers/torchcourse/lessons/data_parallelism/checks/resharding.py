@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import refuse_known, same
@@ -81,8 +82,6 @@ def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Te
     n, length, together = len(right), len(unit), torch.cat(saved)
     from_old = -(-len(together) // n)
     known = {
-        "whole": ([unit] * n, "each rank gets all numbers. A rank keeps one of N blocks."),
-        "other_rank": (right[1:] + right[:1], "each rank has the shard of the next one."),
         "old_shards": (
             [saved[rank % len(saved)] for rank in range(n)],
             "each rank takes a saved shard as it is. With a different number of ranks the cuts lie elsewhere.",
@@ -92,28 +91,8 @@ def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Te
             f"you cut {len(together)} numbers, and the unit has {length}: zeros that were added when it was saved are "
             "not part of it.",
         ),
-        "not_equal": (
-            list(unit.tensor_split(n)),
-            "your shards differ in length. All have the length ⌈length/N⌉: zeros fill the last ones up.",
-        ),
-        "old_zeros_unequal": (
-            list(together.tensor_split(n)),
-            f"you cut {len(together)} numbers, and the unit has {length}: zeros that were added when it was saved are "
-            "not part of it.",
-        ),
-        "no_zeros": (
-            [unit[rank * len(right[0]) : (rank + 1) * len(right[0])] for rank in range(n)],
-            "the last shards are too short. All have the same length: zeros fill them up.",
-        ),
-        "rounded_down": (
-            [unit[rank * (length // n) : (rank + 1) * (length // n)] for rank in range(n)],
-            "numbers are lost at the end. Round the length of a shard up.",
-        ),
         "from_the_old_length": (
-            [
-                torch.nn.functional.pad(unit, (0, from_old * n - length))[rank * from_old : (rank + 1) * from_old]
-                for rank in range(n)
-            ],
+            [pad(unit, (0, from_old * n - length))[rank * from_old : (rank + 1) * from_old] for rank in range(n)],
             "you work out the new length from the saved shards with their zeros. It follows from `length`.",
         ),
     }
@@ -122,7 +101,7 @@ def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Te
     ours, wanted = found[rank], right[rank]
     where += f"rank {rank} should get {_listed(wanted)}, and gets {_listed(ours)}. "
     if len(ours) != len(wanted):
-        raise Wrong("wrong_length", f"{where}Every shard has the length ⌈length/N⌉.")
+        raise Wrong("wrong_length", f"{where}Every shard has the length ⌈length/N⌉: zeros fill up the last ones.")
     missing = wanted.ne(0) & ours.eq(0)
     if missing.any() and same(ours[~missing], wanted[~missing]):
         raise Wrong(

@@ -113,17 +113,18 @@ def _known_factors(before: list[Tensors], max_norm: float) -> dict[str, tuple[An
 
 def _judge_norms(norms: list[Any], whole: float) -> None:
     """Raise what is wrong with what each rank returned, where the gradients are right."""
-    if norms[0] is None:
+    if any(norm is None for norm in norms):
         raise Wrong("nothing_returned", "The gradients are right. Return the norm that they had before, always.")
-    given = [number(norm) for norm in norms]
-    if None in given:
-        raise Wrong("no_number", f"The gradients are right. Return the norm, one number. You return {norms[0]!r}.")
-    if not same(given, [whole] * len(given), _CLOSE):
-        raise Wrong(
-            "wrong_norm",
-            f"The gradients are right. Their norm over all shards was {whole:.4f} before your function, and rank 0 "
-            f"returns {given[0]:.4f}. Return it as it was, whether or not it is clipped.",
-        )
+    for rank, norm in enumerate(norms):
+        given = number(norm)
+        if given is None:
+            raise Wrong("no_number", f"The gradients are right. Return the norm, one number. You return {norm!r}.")
+        if not same(given, whole, _CLOSE):
+            raise Wrong(
+                "wrong_norm",
+                f"The gradients are right. Their norm over all shards was {whole:.4f} before your function, and rank "
+                f"{rank} returns {given:.4f}. Return it as it was, whether or not it is clipped.",
+            )
 
 
 def _length(ranks: list[Tensors]) -> float:
