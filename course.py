@@ -40,20 +40,19 @@ FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
-    commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
-    commands |= {"class": make_class, "collect": collect, "glance": glance}
-    commands |= {"scores": scores, "site": site, "publish": publish, "solve": solve}
+    own = {"lab": lab, "test": test, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
         print("Usage: make COMMAND, or python3 course.py COMMAND\n")
-        for command, function in commands.items():
-            print(f"  {command:10} {(function.__doc__ or '').splitlines()[0]}")
+        docstrings = {command: function.__doc__ or "" for command, function in own.items()}
+        for command, text in (docstrings | ABOUT).items():
+            print(f"  {command:10} {text.splitlines()[0]}")
         return 0
     try:
-        if name not in commands:
-            raise Problem(f"There is no command '{name}'; choose one of: {', '.join(commands)}.")
-        return commands[name](rest)
+        if name not in own and name not in MODULES:
+            raise Problem(f"There is no command '{name}'; choose one of: {', '.join([*own, *MODULES])}.")
+        return own[name](rest) if name in own else run_module(name, rest)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -100,56 +99,6 @@ def test(arguments: list[str]) -> int:
     return run([*pytest, *arguments], environment)
 
 
-def build(arguments: list[str]) -> int:
-    """Make the notebooks again from lesson sources and question banks."""
-    return run_module("build", arguments, {"lab"})
-
-
-def grade(arguments: list[str]) -> int:
-    """Grade the submissions of a class (what it needs: python3 course.py grade -- --help)."""
-    return run_module("grade", arguments, {"lab"})
-
-
-def make_class(arguments: list[str]) -> int:
-    """Make the folder of a class, with its roster (class FOLDER --roster students.csv)."""
-    return run_module("class", arguments, {"lab"})
-
-
-def collect(arguments: list[str]) -> int:
-    """Sort a zip file of Moodle or Canvas into the class's folder (ZIP --lesson LESSON --folder FOLDER)."""
-    return run_module("collect", arguments, {"lab"})
-
-
-def glance(arguments: list[str]) -> int:
-    """Write the class at a glance, from what was graded (options: --folder FOLDER, --no-names)."""
-    return run_module("glance", arguments, {"lab"})
-
-
-def scores(arguments: list[str]) -> int:
-    """Write scores into a table that Moodle or Canvas exported (TABLE --lesson LESSON --folder FOLDER)."""
-    return run_module("scores", arguments, {"lab"})
-
-
-def bench(arguments: list[str]) -> int:
-    """Print the speed tables, beside other tools of the same kind."""
-    return run_module("bench", arguments, {"lab", "bench"})
-
-
-def site(arguments: list[str]) -> int:
-    """Make the course a static site to read, in _site/html (some lessons alone: site --only 00 06)."""
-    return run_module("site", arguments, {"lab", "site"})
-
-
-def gpu_check(arguments: list[str]) -> int:
-    """Run the course on this machine's GPUs and write a report (options: gpu-check --help)."""
-    return run_module("gpu-check", arguments, {"lab", "test"})
-
-
-def publish(arguments: list[str]) -> int:
-    """Set where the course is published, for Colab and Kaggle (--repository https://github.com/OWNER/NAME)."""
-    return run_module("publish", arguments, {"lab"})
-
-
 def solve(arguments: list[str]) -> int:
     """Solve constraints.txt again, for every Python and system (newer versions too: solve --upgrade)."""
     uv = shutil.which(uv_program(VENV)) or shutil.which("uv") or prepare({"lab"}).with_name("uv")
@@ -166,23 +115,36 @@ def solve(arguments: list[str]) -> int:
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, input=more, text=True).returncode
 
 
-# The commands that are modules of the package.
+# The commands that are modules of the package, and what the help says of them.
 MODULES = {
     "build": "torchcourse.tools.build",
     "grade": "torchcourse.tools.classroom.grade",
+    "bench": "torchcourse.tools.bench",
+    "gpu-check": "torchcourse.tools.gpu_check",
     "class": "torchcourse.tools.classroom.course_folder",
     "collect": "torchcourse.tools.classroom.downloads",
     "glance": "torchcourse.tools.classroom.class_page",
     "scores": "torchcourse.tools.classroom.scores",
-    "bench": "torchcourse.tools.bench",
-    "gpu-check": "torchcourse.tools.gpu_check",
     "site": "torchcourse.tools.site",
     "publish": "torchcourse.tools.publish",
 }
+ABOUT = {
+    "build": "Make the notebooks again from lesson sources and question banks.",
+    "grade": "Grade the submissions of a class (what it needs: python3 course.py grade -- --help).",
+    "bench": "Print the speed tables, beside other tools of the same kind.",
+    "gpu-check": "Run the course on this machine's GPUs and write a report (options: gpu-check --help).",
+    "class": "Make the folder of a class, with its roster (class FOLDER --roster students.csv).",
+    "collect": "Sort a zip file of Moodle or Canvas into the class's folder (ZIP --lesson LESSON --folder FOLDER).",
+    "glance": "Write the class at a glance, from what was graded (options: --folder FOLDER, --no-names).",
+    "scores": "Write scores into a table that Moodle or Canvas exported (TABLE --lesson LESSON --folder FOLDER).",
+    "site": "Make the course a static site to read, in _site/html (some lessons alone: site --only 00 06).",
+    "publish": "Set where the course is published, for Colab and Kaggle (--repository https://github.com/OWNER/NAME).",
+}
+EXTRAS = {"bench": {"bench"}, "gpu-check": {"test"}, "site": {"site"}}  # which they need besides `lab`
 
 
-def run_module(command: str, arguments: list[str], extras: set[str]) -> int:
-    python = prepare(extras)
+def run_module(command: str, arguments: list[str]) -> int:
+    python = prepare({"lab"} | EXTRAS.get(command, set()))
     return run([python, "-m", MODULES[command], *arguments], clean_environment(python))
 
 
