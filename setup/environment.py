@@ -128,8 +128,8 @@ def uv_or_pip(venv: Path) -> tuple[Command, dict[str, str]]:
     """Return the command that installs, up to its requirements, and its variables: of uv, or of pip without uv."""
     python = venv_python(venv)
     environment = clean_environment(python)
-    pip: Command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    pip += ["-c", "constraints.txt"]
+    pip: Command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    pip += ["--progress-bar", "off", "-c", "constraints.txt"]
     # Small and first: without a network this says so within seconds, before anything big has begun.
     if step(venv, "uv, which installs the rest", [*pip, "--retries", "1", "--timeout", "15", "uv"], environment):
         settings = pip_settings(python, environment)
