@@ -9,10 +9,20 @@ from pathlib import Path
 
 from torchcourse.tools.bench.report import machine
 
-TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks", "start_methods"]
-TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
-TABLES += ["tuning", "transfer", "planner", "planner_left_out", "invariants", "records", "grading"]
-TABLES += ["grading_limit", "grading_parity"]
+TABLES = [
+    "ranks",
+    "loop",
+    "loaders",
+    "monitor",
+    "collectives",
+    "notebooks",
+    "checkpoints",
+    "memory",
+    "probes",
+    "pipeline",
+]
+TABLES += ["tensor_parallel", "tuning", "planner_left_out", "invariants", "records"]
+TABLES += ["grading", "grading_limit", "grading_parity"]
 
 
 def main() -> int:

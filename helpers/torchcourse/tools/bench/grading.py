@@ -1,21 +1,13 @@
-"""Grading a class: `make grade` and stock nbgrader in turn, on the same submissions, with gradebook and feedback.
+"""Grading a class: `make grade` and stock nbgrader in turn, on the same submissions, with gradebook and feedback."""
 
-Alone, `python -m torchcourse.tools.bench.grading --submissions 1000` grades so many quizzes, ends the grader with
-kill -9 at a third and at two thirds, goes on each time, and says whether each submission was graded, and once.
-"""
-
-import argparse
 import contextlib
-import csv
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +24,6 @@ from torchcourse.tools.repository import ROOT, nbgrader_config
 QUIZ = ("04_monitoring_and_checkpoints", "quiz")
 LESSON = ("00_start_here", "1_start_here")
 ROUNDS = 3
-_MOST_WAIT = 3600.0  # seconds for a part of the run with kills
 
 
 def table() -> Table:
@@ -115,68 +106,3 @@ def _commands_found() -> Iterator[None]:
             yield
     finally:
         os.environ["PATH"] = before
-
-
-def killed_twice(folder: Path, count: int, say: Callable[[str], None] = print) -> None:
-    """Grade `count` quizzes with two ends by kill -9 in between; raise if one was lost, or graded twice."""
-    lesson, notebook = QUIZ
-    hand_in(folder, lesson, notebook, count)
-    command = [sys.executable, "-m", "torchcourse.tools.classroom.grade", lesson, "--folder", str(folder)]
-    graded: Counter[str] = Counter()
-    for until in (count // 3, 2 * count // 3, count):
-        start, before = time.perf_counter(), _written(folder)
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
-            grader = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        largest = 0.0
-        try:
-            while grader.poll() is None and time.perf_counter() - start < _MOST_WAIT:
-                largest = max(largest, _resident(grader.pid))
-                if until < count and len(_rows(folder)) >= until:
-                    grader.kill()
-                time.sleep(0.2)
-        finally:
-            grader.kill()
-            grader.wait(10)
-        after = _written(folder)
-        graded.update(name for name, stamp in after.items() if before.get(name) != stamp)
-        took = time.perf_counter() - start
-        say(f"{len(_rows(folder))} of {count} graded, {took:.0f} s, the grader had at most {largest:.0f} MiB")
-    scores = Counter((row["state"], row["score"]) for row in _rows(folder))
-    twice = [name for name, times in graded.items() if times > 1]
-    if len(scores) != 1 or sum(scores.values()) != count or len(twice) > 2:
-        raise RuntimeError(f"Scores {scores}; graded twice: {twice}.")
-    say(f"All have the same score. Graded again after a kill: {len(twice)}, those that were under way.")
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / "grades.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["student"] and row["state"] != "not handed in"]
-
-
-def _written(folder: Path) -> dict[str, float]:
-    """Return when each autograded notebook was written."""
-    return {path.parts[-3]: path.stat().st_mtime for path in folder.glob("autograded/*/*/*.ipynb")}
-
-
-def _resident(pid: int) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0
-    lines = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(lines[0].split()[1]) / 1024 if lines else 0.0
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Grade many quizzes, with two ends by kill -9.")
-    parser.add_argument("--submissions", type=int, default=1000)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        killed_twice(Path(folder), options.submissions)
-
-
-if __name__ == "__main__":
-    main()

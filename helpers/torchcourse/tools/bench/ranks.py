@@ -5,7 +5,6 @@ several calls in a row and prints the seconds of each; the first includes what h
 """
 
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -55,7 +54,9 @@ def with_torchrun(world_size: int) -> None:
 def with_accelerate(world_size: int) -> None:
     from accelerate import notebook_launcher
 
-    notebook_launcher(one_all_reduce, num_processes=world_size, use_port=str(_free_port()))
+    from torchcourse.ranks.run import free_port
+
+    notebook_launcher(one_all_reduce, num_processes=world_size, use_port=str(free_port()))
 
 
 WAYS = {
@@ -97,12 +98,6 @@ def _measure(name: str, world_size: int) -> list[float] | str:
     if result.returncode:
         return f"failed: {(result.stderr.strip().splitlines() or ['no message'])[-1][:80]}"
     return json.loads(result.stdout.strip().splitlines()[-1])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _calls(name: str, world_size: int) -> None:

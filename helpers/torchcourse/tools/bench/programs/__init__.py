@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
@@ -80,6 +81,35 @@ def batches(*tensors: torch.Tensor, size: int = 32, steps: int = 24) -> Iterable
                 return
             yield tuple(tensor[rows] for tensor in tensors)
             count += 1
+
+
+def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """Take one step."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def fit(
+    watch: Watch,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pairs: Iterable[tuple[torch.Tensor, ...]],
+    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
+) -> None:
+    """Train on pairs of inputs and targets."""
+    with watch(model, optimizer):
+        for inputs, targets in pairs:
+            step(optimizer, loss_fn(model(inputs), targets))
+
+
+def fit_tokens(watch: Watch, model: nn.Module, pairs: Iterable[tuple[torch.Tensor, ...]], ignored: int = -100) -> None:
+    """Train a language model, which gives scores [samples, length, vocabulary], on pairs of tokens and targets."""
+
+    def loss_fn(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=ignored)
+
+    fit(watch, model, torch.optim.AdamW(model.parameters(), lr=3e-3), pairs, loss_fn)
 
 
 def dense(size: int = 12, classes: int = 4, *between: nn.Module) -> nn.Sequential:

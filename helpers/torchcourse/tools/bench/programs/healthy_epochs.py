@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, step
 from torchcourse.training import Trainer
 
 
@@ -32,9 +32,7 @@ def validation_at_the_start(watch: Watch) -> None:
                 F.cross_entropy(model(x[400:]), y[400:]).item()
             model.train()
             for xb, yb in DataLoader(TensorDataset(x[:400], y[:400]), 50, shuffle=True):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
 
 
 def validation_in_the_middle(watch: Watch) -> None:
@@ -43,9 +41,7 @@ def validation_in_the_middle(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number == 11:
                 was = model.training
                 model.eval()
@@ -69,9 +65,7 @@ def validation_at_the_end(watch: Watch) -> None:
         for _ in range(2):
             model.train()
             for xb, yb in batches(x[:400], y[:400], steps=12):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
             evaluate()
 
 
@@ -82,9 +76,7 @@ def one_epoch_and_a_last_test(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for xb, yb in batches(x[:400], y[:400]):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
         model.eval()
         with torch.no_grad():
             F.cross_entropy(model(x[400:]), y[400:]).item()
@@ -96,9 +88,7 @@ def accuracy_on_the_training_batch(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y)):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 5 == 0:
                 with torch.no_grad():
                     (model(xb).argmax(dim=1) == yb).float().mean().item()
@@ -114,9 +104,7 @@ def ranks_share_of_the_data(watch: Watch) -> None:
         for epoch in range(3):
             sampler.set_epoch(epoch)
             for xb, yb in loader:
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
 
 
 def copy_of_the_best_state(watch: Watch) -> None:
@@ -127,9 +115,7 @@ def copy_of_the_best_state(watch: Watch) -> None:
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
             model.train()
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 6 == 5:
                 model.eval()
                 with torch.no_grad():
@@ -145,9 +131,7 @@ def saved_each_epoch(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with tempfile.TemporaryDirectory() as folder, watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y)):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 8 == 7:
                 state = model.state_dict()
                 torch.save({"model": state, "step": number}, f"{folder}/{number}.pt")
@@ -162,7 +146,5 @@ def weights_averaged_at_the_end(watch: Watch) -> None:
     with watch(model, optimizer):
         for _ in range(3):
             for xb, yb in loader:
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
         torch.optim.swa_utils.update_bn(([xb] for xb, _ in loader), model)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, images
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, images, step
 
 
 def plain_loop(watch: Watch) -> None:
@@ -60,10 +60,7 @@ def one_cycle_of_25_steps(watch: Watch) -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=25)
     with watch(model, optimizer):
         for xb, yb in batches(x, y, steps=25):
-            loss = F.cross_entropy(model(xb), yb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             scheduler.step()
 
 
@@ -74,9 +71,7 @@ def cosine_to_zero(watch: Watch) -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     with watch(model, optimizer):
         for xb, yb in batches(x, y, steps=20):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             scheduler.step()
 
 
@@ -113,9 +108,7 @@ def steps_of_epochs(watch: Watch) -> None:
     with watch(model, optimizer):
         for _ in range(5):
             for xb, yb in DataLoader(TensorDataset(x, y), 32, shuffle=True):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
             scheduler.step()
 
 
@@ -125,10 +118,7 @@ def sum_reduction(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            loss = F.cross_entropy(model(xb), yb, reduction="sum") / len(xb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb, reduction="sum") / len(xb))
 
 
 def class_weights_and_smoothing(watch: Watch) -> None:
@@ -136,11 +126,7 @@ def class_weights_and_smoothing(watch: Watch) -> None:
     model = dense()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 1.0, 4.0]), label_smoothing=0.1)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            loss_fn(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y), loss_fn)
 
 
 def loss_of_my_own(watch: Watch) -> None:
@@ -151,10 +137,7 @@ def loss_of_my_own(watch: Watch) -> None:
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             logs = model(xb).log_softmax(dim=1)[torch.arange(len(yb)), yb]
-            loss = -((1 - logs.exp()) ** 2 * logs).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, -((1 - logs.exp()) ** 2 * logs).mean())
 
 
 def accumulation(watch: Watch) -> None:
@@ -214,9 +197,7 @@ def moving_average_of_weights(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             with torch.no_grad():
                 for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
                     slow.lerp_(fast, 0.1)
@@ -233,9 +214,7 @@ def autocast_to_bfloat16(watch: Watch) -> None:
         for xb, yb in batches(x, y):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = F.cross_entropy(model(xb), yb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
 
 
 def scaler_with_clipping(watch: Watch) -> None:
@@ -263,9 +242,7 @@ def tiny_data(watch: Watch) -> None:
     with watch(model, optimizer):
         for _ in range(20):
             rows = torch.randint(12, (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(x[rows]), y[rows]))
 
 
 def whole_data_in_each_step(watch: Watch) -> None:
@@ -274,9 +251,7 @@ def whole_data_in_each_step(watch: Watch) -> None:
     optimizer = torch.optim.Rprop(model.parameters())
     with watch(model, optimizer):
         for _ in range(25):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(x), y))
         model.eval()
         with torch.no_grad():
             model(x)
@@ -311,6 +286,4 @@ def adversarial_images(watch: Watch) -> None:
             assert attacked.grad is not None
             attacked = (attacked + 0.05 * attacked.grad.sign()).detach()
             model.train()
-            optimizer.zero_grad()
-            F.cross_entropy(model(attacked), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(attacked), yb))

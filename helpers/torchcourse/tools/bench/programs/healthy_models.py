@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, images, sentences
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, fit_tokens, images, sentences, step
 
 
 class _Recurrent(nn.Module):
@@ -88,11 +88,7 @@ class _TwoHeads(nn.Module):
 
 def _fit(watch: Watch, model: nn.Module, x: torch.Tensor, y: torch.Tensor, lr: float = 3e-3, steps: int = 20) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y, steps=steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y, steps=steps))
 
 
 def class_that_never_comes(watch: Watch) -> None:
@@ -140,12 +136,7 @@ def time_first_recurrence(watch: Watch) -> None:
 
 def language_model(watch: Watch) -> None:
     tokens, model = sentences(200), _Language()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for (rows,) in batches(tokens, size=16):
-            optimizer.zero_grad()
-            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
-            optimizer.step()
+    fit_tokens(watch, model, batches(tokens[:, :-1], tokens[:, 1:], size=16))
 
 
 def rare_tokens(watch: Watch) -> None:
@@ -156,31 +147,19 @@ def rare_tokens(watch: Watch) -> None:
     with watch(model, optimizer):
         for (rows,) in batches(words, size=64):
             logits = model(rows[:, :-1])
-            optimizer.zero_grad()
-            F.cross_entropy(logits.transpose(1, 2), rows[:, 1:]).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(logits.transpose(1, 2), rows[:, 1:]))
 
 
 def tied_weights(watch: Watch) -> None:
     tokens, model = sentences(200), _Language(tied=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for (rows,) in batches(tokens, size=16):
-            optimizer.zero_grad()
-            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
-            optimizer.step()
+    fit_tokens(watch, model, batches(tokens[:, :-1], tokens[:, 1:], size=16))
 
 
 def padded_tokens_left_out(watch: Watch) -> None:
     tokens, model = sentences(200), _Language()
     lengths = torch.randint(3, 13, (200, 1))
     targets = torch.where(torch.arange(12) < lengths, tokens[:, 1:], 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for rows, aims in batches(tokens[:, :-1], targets, size=16):
-            optimizer.zero_grad()
-            F.cross_entropy(model(rows).flatten(0, 1), aims.flatten(), ignore_index=0).backward()
-            optimizer.step()
+    fit_tokens(watch, model, batches(tokens[:, :-1], targets, size=16), ignored=0)
 
 
 def contrastive_pairs(watch: Watch) -> None:
@@ -190,9 +169,7 @@ def contrastive_pairs(watch: Watch) -> None:
     with watch(model, optimizer):
         for (xb,) in batches(x):
             views = [F.normalize(model(xb + 0.2 * torch.randn_like(xb)), dim=1) for _ in range(2)]
-            optimizer.zero_grad()
-            F.cross_entropy(views[0] @ views[1].T / 0.1, torch.arange(len(xb))).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(views[0] @ views[1].T / 0.1, torch.arange(len(xb))))
 
 
 def variational_autoencoder(watch: Watch) -> None:
@@ -203,9 +180,7 @@ def variational_autoencoder(watch: Watch) -> None:
         for (xb,) in batches(x):
             again, mean, log_variance = model(xb)
             apart = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
-            optimizer.zero_grad()
-            (F.mse_loss(again, xb) + 0.01 * apart).backward()
-            optimizer.step()
+            step(optimizer, F.mse_loss(again, xb) + 0.01 * apart)
 
 
 def noise_in_evaluation(watch: Watch) -> None:
@@ -214,9 +189,7 @@ def noise_in_evaluation(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for (xb,) in batches(x):
-            optimizer.zero_grad()
-            F.mse_loss(model(xb), xb).backward()
-            optimizer.step()
+            step(optimizer, F.mse_loss(model(xb), xb))
 
 
 def constant_targets(watch: Watch) -> None:
@@ -225,9 +198,7 @@ def constant_targets(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     with watch(model, optimizer):
         for (xb,) in batches(x):
-            optimizer.zero_grad()
-            F.mse_loss(model(xb), torch.ones(len(xb), 1)).backward()
-            optimizer.step()
+            step(optimizer, F.mse_loss(model(xb), torch.ones(len(xb), 1)))
 
 
 def many_labels_per_sample(watch: Watch) -> None:
@@ -236,11 +207,7 @@ def many_labels_per_sample(watch: Watch) -> None:
     model = dense(12, 5)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2, 3, 1, 1]))
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            loss_fn(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y), loss_fn)
 
 
 def segmentation(watch: Watch) -> None:
@@ -256,9 +223,7 @@ def frozen_backbone(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model["head"].parameters(), lr=1e-2)
     with watch(whole, optimizer, frozen=["0."]):
         for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.cross_entropy(whole(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(whole(xb), yb))
 
 
 def experts_without_work(watch: Watch) -> None:
@@ -274,10 +239,7 @@ def several_tasks(watch: Watch) -> None:
     with watch(model, optimizer):
         for number, (xb, yb, sb) in enumerate(batches(x, y, sizes)):
             out = model(xb)
-            loss = F.mse_loss(out["size"], sb) if number % 2 else F.cross_entropy(out["kind"], yb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.mse_loss(out["size"], sb) if number % 2 else F.cross_entropy(out["kind"], yb))
 
 
 def embedding_bag_with_two_optimizers(watch: Watch) -> None:
@@ -304,7 +266,4 @@ def ranking(watch: Watch) -> None:
         for xb, yb in batches(x, y):
             scores = model(xb)
             right = (yb[:, None] - yb > 0).float()
-            loss = F.binary_cross_entropy_with_logits(scores - scores.T, right)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.binary_cross_entropy_with_logits(scores - scores.T, right))

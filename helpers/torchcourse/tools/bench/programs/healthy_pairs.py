@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, step
 
 
 def _adversaries(watch: Watch, critic_watched: bool) -> None:
@@ -45,10 +45,7 @@ def gradient_penalty(watch: Watch) -> None:
             fake, share = torch.randn_like(xb), torch.rand(len(xb), 1)
             between = (share * xb + (1 - share) * fake).requires_grad_()
             slopes = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
-            loss = critic(fake).mean() - critic(xb).mean() + 10 * (slopes.norm(dim=1) - 1).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, critic(fake).mean() - critic(xb).mean() + 10 * (slopes.norm(dim=1) - 1).square().mean())
 
 
 def moving_targets(watch: Watch) -> None:
@@ -62,10 +59,7 @@ def moving_targets(watch: Watch) -> None:
             after, reward = now + 0.1 * torch.randn_like(now), now[:, 0].clamp(0, 1)
             aims = reward + 0.9 * target(after).max(dim=1).values
             actions = torch.randint(2, (len(now), 1))
-            loss = F.smooth_l1_loss(model(now).gather(1, actions).squeeze(1), aims)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.smooth_l1_loss(model(now).gather(1, actions).squeeze(1), aims))
             if number % 5 == 4:
                 target.load_state_dict(model.state_dict())
 
@@ -79,10 +73,7 @@ def pseudo_labels(watch: Watch) -> None:
         for xb, yb in batches(x, y, size=40):
             with torch.no_grad():
                 guesses = model(xb[20:]).argmax(dim=1)
-            loss = F.cross_entropy(model(xb[:20]), yb[:20]) + 0.1 * F.cross_entropy(model(xb[20:]), guesses)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb[:20]), yb[:20]) + 0.1 * F.cross_entropy(model(xb[20:]), guesses))
 
 
 def distillation(watch: Watch) -> None:
@@ -93,10 +84,7 @@ def distillation(watch: Watch) -> None:
         for (xb,) in batches(x):
             with torch.no_grad():
                 aims = (teacher(xb) / 2).softmax(dim=1)
-            loss = 4 * F.kl_div((model(xb) / 2).log_softmax(dim=1), aims, reduction="batchmean")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, 4 * F.kl_div((model(xb) / 2).log_softmax(dim=1), aims, reduction="batchmean"))
 
 
 def answers_before_lessons(watch: Watch) -> None:
@@ -113,10 +101,7 @@ def answers_before_lessons(watch: Watch) -> None:
             for rows in (*torch.randperm(64).split(32), *torch.randperm(64).split(32)):
                 now = torch.distributions.Categorical(logits=policy(states[rows]))
                 share = (now.log_prob(actions[rows]) - before.log_prob(actions)[rows]).exp()
-                loss = -torch.minimum(share * rewards[rows], share.clamp(0.8, 1.2) * rewards[rows]).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                step(optimizer, -torch.minimum(share * rewards[rows], share.clamp(0.8, 1.2) * rewards[rows]).mean())
 
 
 def scatter_by_dropout(watch: Watch) -> None:
@@ -126,8 +111,6 @@ def scatter_by_dropout(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for xb, yb in batches(x[:400], y[:400]):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
         with torch.no_grad():
             torch.stack([model(x[400:]) for _ in range(5)]).std(dim=0)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, images, sentences
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, fit_tokens, images, sentences, step
 
 
 class _Augmented(Dataset):
@@ -50,22 +50,13 @@ class _Attends(nn.Module):
 
 def _fit(watch: Watch, model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int = 24) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y, steps=steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y, steps=steps))
 
 
 def workers_draw_alike(watch: Watch) -> None:
     loader = DataLoader(_Augmented(128), 16, shuffle=True, num_workers=2)
     model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer):
-        for xb, yb in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
 
 
 def layers_in_a_list(watch: Watch) -> None:
@@ -74,12 +65,7 @@ def layers_in_a_list(watch: Watch) -> None:
 
 def future_is_seen(watch: Watch) -> None:
     tokens, model = sentences(200), _Attends()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for (rows,) in batches(tokens, size=16):
-            optimizer.zero_grad()
-            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
-            optimizer.step()
+    fit_tokens(watch, model, batches(tokens[:, :-1], tokens[:, 1:], size=16))
 
 
 def statistics_stand_still(watch: Watch) -> None:
@@ -94,9 +80,7 @@ def validation_from_the_training_data(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for xb, yb in batches(x[train], y[train]):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
         model.eval()
         with torch.no_grad():
             model(x[held])
@@ -107,12 +91,7 @@ def sorted_without_shuffle(watch: Watch) -> None:
     order = y.argsort()
     loader = DataLoader(TensorDataset(x[order], y[order]), 20)
     model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer):
-        for xb, yb in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
 
 
 def validation_is_augmented(watch: Watch) -> None:
@@ -127,9 +106,7 @@ def validation_is_augmented(watch: Watch) -> None:
         for _ in range(3):
             model.train()
             for xb, yb in batches(x[:400], y[:400], steps=8):
-                optimizer.zero_grad()
-                F.cross_entropy(model(noisy(xb)), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(noisy(xb)), yb))
             model.eval()
             with torch.no_grad():
                 model(noisy(x[400:]))
@@ -142,9 +119,7 @@ def schedule_of_epochs_by_batch(watch: Watch) -> None:
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 12], gamma=0.1)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             scheduler.step()
 
 
@@ -155,9 +130,7 @@ def stepped_past_the_scaler(watch: Watch) -> None:
     scaler = torch.amp.GradScaler("cpu")
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            scaler.scale(F.cross_entropy(model(xb), yb)).backward()
-            optimizer.step()
+            step(optimizer, scaler.scale(F.cross_entropy(model(xb), yb)))
 
 
 def zero_grad_for_each_part(watch: Watch) -> None:
@@ -180,9 +153,7 @@ def seeded_in_each_step(watch: Watch) -> None:
     with watch(model, optimizer):
         for start in range(0, 400, 20):
             torch.manual_seed(0)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[start : start + 20]), y[start : start + 20]).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(x[start : start + 20]), y[start : start + 20]))
 
 
 def frozen_by_mistake(watch: Watch) -> None:
@@ -199,7 +170,4 @@ def targets_broadcast_by_hand(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            loss = ((model(xb) - yb) ** 2).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, ((model(xb) - yb) ** 2).mean())

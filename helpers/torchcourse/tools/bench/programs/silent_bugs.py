@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, sentences
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, fit_tokens, sentences, step
 from torchcourse.tools.bench.programs.healthy_models import _Language
 
 
@@ -15,9 +15,7 @@ def eval_mode_from_the_middle(watch: Watch) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number == 12:
                 model.eval()
                 with torch.no_grad():
@@ -31,9 +29,7 @@ def eval_mode_left_at_the_end(watch: Watch) -> None:
 
     def train(steps: int) -> None:
         for xb, yb in batches(x[:400], y[:400], steps=steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
 
     def validate() -> float:
         model.eval()
@@ -61,10 +57,7 @@ def loss_made_anew(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            loss = torch.tensor(F.cross_entropy(model(xb), yb).item(), requires_grad=True)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, torch.tensor(F.cross_entropy(model(xb), yb).item(), requires_grad=True))
 
 
 def state_is_no_copy(watch: Watch) -> None:
@@ -74,9 +67,7 @@ def state_is_no_copy(watch: Watch) -> None:
     least, best = float("inf"), {}
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+            step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 6 == 5:
                 with torch.no_grad():
                     loss = F.cross_entropy(model(x[400:]), y[400:]).item()
@@ -93,21 +84,14 @@ def epoch_never_set(watch: Watch) -> None:
     with watch(model, optimizer):
         for _ in range(3):
             for xb, yb in loader:
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
 
 
 def padding_is_counted(watch: Watch) -> None:
     tokens, model = sentences(200), _Language()
     lengths = torch.randint(3, 13, (200, 1))
     targets = torch.where(torch.arange(12) < lengths, tokens[:, 1:], 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for rows, aims in batches(tokens[:, :-1], targets, size=16):
-            optimizer.zero_grad()
-            F.cross_entropy(model(rows).flatten(0, 1), aims.flatten()).backward()
-            optimizer.step()
+    fit_tokens(watch, model, batches(tokens[:, :-1], targets, size=16))
 
 
 def clipped_before_unscaling(watch: Watch) -> None:
@@ -129,22 +113,14 @@ def head_not_in_the_optimizer(watch: Watch) -> None:
     model = dense()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model[2] = nn.Linear(24, 4)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y))
 
 
 def labels_shuffled_apart(watch: Watch) -> None:
     x, y = clouds()
     model, y = dense(), y[torch.randperm(len(y))]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.cross_entropy(model(xb), yb).backward()
-            optimizer.step()
+    fit(watch, model, optimizer, batches(x, y))
 
 
 def optimizer_made_anew(watch: Watch) -> None:
@@ -155,9 +131,7 @@ def optimizer_made_anew(watch: Watch) -> None:
         for _ in range(3):
             optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
             for xb, yb in batches(x, y, steps=8):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xb), yb).backward()
-                optimizer.step()
+                step(optimizer, F.cross_entropy(model(xb), yb))
 
 
 def clipped_to_nothing(watch: Watch) -> None:
@@ -178,6 +152,4 @@ def softmax_over_the_wrong_dimension(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
-            optimizer.zero_grad()
-            F.nll_loss(model(xb).log_softmax(dim=0), yb).backward()
-            optimizer.step()
+            step(optimizer, F.nll_loss(model(xb).log_softmax(dim=0), yb))
