@@ -24,7 +24,7 @@ def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
             given = numbers_of(learner(parameters, world_size, stage), 3, _PARTS)
             if not same(given, expected, _CLOSE):
                 plain = numbers_of(learner(parameters, 1, 0), 3, _PARTS)
-                _refuse_bytes_per_parameter([part / parameters for part in plain])
+                refuse_bytes_per_parameter([part / parameters for part in plain], "Without sharding ")
                 _judge_shares(given, expected, plain, world_size, where)
     return "The bytes of the ZeRO paper, for DDP and stages 1, 2 and 3: checked for four models."
 
@@ -64,11 +64,12 @@ def _refuse_allocations(learner: Callable[[float, int, int], Any]) -> None:
         ) from None
 
 
-def _refuse_bytes_per_parameter(each: list[float]) -> None:
+def refuse_bytes_per_parameter(each: list[float], where: str) -> None:
+    """Refuse other bytes per parameter than 2, 2 and 12, where nothing is shared out."""
     wanted = [2.0, 2.0, 12.0]
     if same(each, wanted, _CLOSE):
         return
-    counted = f"Without sharding you count {each[0]:g} + {each[1]:g} + {each[2]:g} bytes per parameter"
+    counted = f"{where}you count {each[0]:.3g} + {each[1]:.3g} + {each[2]:.3g} bytes per parameter"
     if each[0] > 0 and same([part / each[0] for part in each], [1.0, 1.0, 6.0], _CLOSE):
         raise Wrong(
             "unit",

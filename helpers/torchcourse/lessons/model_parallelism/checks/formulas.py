@@ -5,10 +5,11 @@ from itertools import permutations
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, numbers_of, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.memory_and_time import refuse_bytes_per_parameter
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.units import times
+from torchcourse.units import counted, times
 
 _CLOSE = 1e-6  # relative
 
@@ -17,7 +18,7 @@ _CLOSE = 1e-6  # relative
 def gpu_bytes(learner: Callable) -> str:
     """Compare states and activations with the planner's formulas, for all ZeRO stages, with and without recomputing."""
     for case in _BYTES_CASES:
-        given = numbers_of(learner(*case), 4, "parameters, gradients, optimizer, activations")
+        given = numbers_of(learner(*case), 4, _PARTS)
         _judge_states(given, case)
         _judge_activations(given[3], case)
     return (
@@ -46,6 +47,7 @@ def step_seconds(learner: Callable) -> str:
 # The bytes of a GPU
 
 _SMALL = Model("small", layers=24, width=1024, heads=16, sequence=512)
+_PARTS = "parameters, gradients, optimizer, activations"
 _BYTES_CASES = [
     # model, tensor, pipeline, data, ZeRO stage, micro-batches, computed again
     (_SMALL, 1, 1, 1, 0, 1, False),
@@ -80,50 +82,29 @@ def _judge_states(everything: list[float], case: tuple) -> None:
         return
     if same(given, [part / model.layers for part in right], _CLOSE):
         raise Wrong("one_layer", f"{where}you count one layer, of {model.layers}. `layer_parameters` is of one layer.")
-    with_embeddings = "`model.parameters` counts the embeddings, too. Here all parameters are in the layers."
-    known = {"embeddings_counted": (_states(model.parameters / ranks, data, stage), with_embeddings)}
+    known = {
+        "embeddings_counted": (
+            _states(model.parameters / ranks, data, stage),
+            "`model.parameters` counts the embeddings, too. Here all parameters are in the layers.",
+        )
+    }
     refuse_known(given, known, _CLOSE, where=where)
     if any(same(three, right, _CLOSE) for three in permutations(everything, 3)):
-        in_order = "parameters, gradients, optimizer, activations"
-        raise Wrong("order", f"{where}the right numbers in a different order: return {in_order}.")
+        raise Wrong("order", f"{where}the right numbers in a different order: return {_PARTS}.")
     if (tensor, pipeline, data) == (1, 1, 1):
-        each = ", ".join(f"{part / own:.3g}" for part in given)
-        if given[0] and same([part / given[0] for part in given], [part / right[0] for part in right], _CLOSE):
+        refuse_bytes_per_parameter([part / own for part in given], where)
+    for divisor in (1, tensor, pipeline):
+        if same(given, _states(whole / divisor, data, stage), _CLOSE):
             raise Wrong(
-                "unit",
-                f"{where}you count {each} bytes per parameter. The parts are right to one another, and all of them "
-                f"{times(given[0] / right[0])} what they should be: in which unit are they, and of how many layers?",
+                "not_divided",
+                f"{where}you divide the parameters of all layers by {divisor}. The tensor ranks share out each layer, "
+                "and a stage has some of the layers: how much of the model has one GPU?",
             )
-        raise Wrong(
-            "bytes_per_parameter",
-            f"{where}you count {each} bytes per parameter. Mixed precision with Adam keeps 2 for the weight, 2 for its "
-            "gradient, and three numbers in float32 in the optimizer.",
-        )
     known = {
-        "nothing_divided": (
-            _states(whole, data, stage),
-            "each GPU has all layers, whole. Who has which part of the model?",
-        ),
-        "tensor_ignored": (
-            _states(whole / pipeline, data, stage),
-            "the tensor ranks share out each layer; your GPU has it whole.",
-        ),
-        "pipeline_ignored": (
-            _states(whole / tensor, data, stage),
-            "your GPU has every layer. How many layers has one stage?",
-        ),
         "data_divides_all": (
             _states(own / data, 1, 0),
             "data-parallel ranks divide everything in your count. What do they share out at this stage?",
-        ),
-        "shared_over_all": (
-            _states(own, data * ranks, stage),
-            "ZeRO shares out among the ranks that hold the *same* part of the model. How many are these?",
-        ),
-        "divided_by_zero_only": (
-            _states(whole, data * ranks, stage),
-            "you let ZeRO divide by all GPUs, and the layout by none.",
-        ),
+        )
     }
     refuse_known(given, known, _CLOSE, where=where)
     _judge_parts(given, right, case)
@@ -160,85 +141,72 @@ def _judge_parts(given: list[float], right: list[float], case: tuple) -> None:
 
 def _judge_activations(given: float, case: tuple) -> None:
     model, tensor, pipeline, data, _, micro_batches, again = case
-    layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
-    inside = layer_activations(model, Layout(1, tensor=tensor))
+    inside = layer_activations(model, Layout(1, tensor=tensor))  # bytes of a layer, and of its input alone
     inputs = layer_activations(model, Layout(1, tensor=tensor, recomputation="full"))
-    kept = inputs if again else inside
-    working = inside - kept
-    right, where = kept * layers * in_flight + working, _case_name(case)
+    stage, least, where = model.layers / pipeline, min(pipeline, micro_batches), _case_name(case)
+
+    def total(
+        kept: float = inputs if again else inside,
+        layers: float = stage,
+        under_way: int = least,
+        working: float = inside - inputs if again else 0.0,
+    ) -> float:
+        return kept * layers * under_way + working
+
+    right = total()
     if same(given, right, _CLOSE):
         return
+    for count in (micro_batches, 1, pipeline):
+        if same(given, total(under_way=count), _CLOSE):
+            raise Wrong(
+                "under_way",
+                f"{where}you count {count} micro-batch{'es' * (count > 1)} as under way. How many has the first rank "
+                "of 1F1B at its worst moment?",
+            )
+    for count in (model.layers, 1):
+        if same(given, total(layers=count), _CLOSE):
+            raise Wrong("layers", f"{where}you count {counted(count, 'layer')}. How many has one stage?")
+    again_known = {
+        "working_forgotten": (
+            total(working=0),
+            "you count the inputs only. While a layer is computed again, its inside is there, too.",
+        ),
+        "nothing_saved": (total(inside, working=0), "that is without computing again. What does a layer keep now?"),
+        "input_counted_twice": (
+            total(working=inside),
+            "one layer's input is counted twice: it is among the inputs already.",
+        ),
+        "inside_more_than_once": (
+            AnyOf([total(working=(inside - inputs) * times) for times in (stage, least)]),
+            "one layer of one micro-batch is computed again at a time. How often is its inside there?",
+        ),
+    }
+    dry = inside * 32 / 34
     known = {
-        "all_micro_batches": (
-            kept * layers * micro_batches + working,
-            "you keep every micro-batch, as GPipe does. How many does the first rank of 1F1B keep?",
+        "tensor_ignored_in_activations": (
+            AnyOf((tensor * right, total(working=tensor * (inside - inputs) * again))),
+            "the tensor ranks share out the activations, too, also those inside a layer that is computed again.",
         ),
-        "one_micro_batch": (
-            kept * layers + working,
-            "you keep one micro-batch. How many has the first rank of 1F1B under way at its worst moment?",
-        ),
-        "more_than_there_are": (
-            kept * layers * pipeline + working,
-            "you keep as many micro-batches as there are stages, but there are fewer.",
-        ),
-        "all_layers": (
-            kept * model.layers * in_flight + working,
-            "you count all layers of the model. How many has one stage?",
-        ),
-        "tensor_ignored_in_activations": (tensor * right, "the tensor ranks share out the activations, too."),
-        "one_layer": (kept * in_flight + working, "you count one layer. How many does a stage have?"),
         "data_divides_activations": (
             right / data,
             "data-parallel ranks share out no activations: each has samples of its own.",
         ),
+        "dropout_forgotten": (
+            total(working=dry - inputs) if again else total(dry),
+            "you count 32·s·h bytes in a layer. This model has dropout, and its masks are the other two of the 34.",
+        ),
+        "computed_again": (
+            total(inputs, working=inside - inputs),
+            "that is with computing again, and `again` is False here.",
+        ),
     }
-    refuse_known(given, known, _CLOSE, where=where)
-    _refuse_recomputation(given, case, inputs, inside)
+    refuse_known(given, again_known | known if again else known, _CLOSE, where=where)
     raise Wrong(
         "wrong_activations",
         f"{where}your activations are {times(given / right)} what they should be. Bytes that a layer keeps, times "
         "layers of the stage, times micro-batches under way"
         + (", and once the inside of the layer that is computed again." if again else "."),
     )
-
-
-def _refuse_recomputation(given: float, case: tuple, inputs: float, inside: float) -> None:
-    """Refuse mistakes about what is kept and computed again; `inputs` and `inside` are the bytes of a layer."""
-    model, tensor, pipeline, _, _, micro_batches, again = case
-    layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
-    kept = inputs if again else inside
-    working, dry = inside - kept, inside * 32 / 34
-    known = {
-        "working_forgotten": (
-            kept * layers * in_flight,
-            "you count the inputs only. While a layer is computed again, its inside is there, too.",
-        ),
-        "nothing_saved": (
-            inside * layers * in_flight,
-            "that is without computing again. What does a layer keep now?",
-        ),
-        "input_counted_twice": (
-            kept * layers * in_flight + inside,
-            "one layer's input is counted twice: it is among the inputs already.",
-        ),
-        "inside_more_than_once": (
-            AnyOf([kept * layers * in_flight + working * times for times in (layers, in_flight)]),
-            "one layer of one micro-batch is computed again at a time. How often is its inside there?",
-        ),
-        "tensor_ignored_inside": (
-            kept * layers * in_flight + tensor * working,
-            "the tensor ranks share out the inside of the layer that is computed again, too.",
-        ),
-        "dropout_forgotten": (
-            (inputs if again else dry) * layers * in_flight + (dry - inputs) * again,
-            "you count 32·s·h bytes in a layer. This model has dropout, and its masks are the other two of the 34.",
-        ),
-        "computed_again": (
-            inputs * layers * in_flight + inside - inputs,
-            "that is with computing again, and `again` is False here.",
-        ),
-    }
-    refuse_known(given, known, _CLOSE, where=_case_name(case))
 
 
 # Utilizations
@@ -266,7 +234,13 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
         f"{'' if again else 'not '}computed again: "
     )
     if max(given) > 1.5:
-        _judge_no_share(given, case, model, where)
+        percent = "a share between 0 and 1 was asked for, not percent."
+        refuse_known(mfu, {"percent": (100 * model, percent)}, _CLOSE, where=where)
+        raise Wrong(
+            "not_a_share",
+            f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Are these the FLOP of one token, with "
+            "`parameters` of all layers, is everything per second, and is the peak below the line?",
+        )
     swapped = "the two are swapped: which of them can be the larger one?"
     refuse_known(given, {"swapped": ([hardware, model], swapped)}, _CLOSE, where=where)
     if not same(mfu, model, _CLOSE):
@@ -282,10 +256,6 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
             "recomputation_counts": (
                 AnyOf([4 * forward, rate * (8 * parameters + 3 * scores)]),
                 "the MFU counts what the *model* needs. Does it need a layer twice?",
-            ),
-            "recomputation_taken_off": (
-                model**2 / hardware,
-                "the model needs the same FLOP for a token, whether or not layers are computed again.",
             ),
         }
         refuse_known(mfu, known, _CLOSE, where=where)
@@ -309,27 +279,6 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
     }
     refuse_known(hfu, known, _CLOSE, where=where)
     raise Wrong("wrong_hfu", f"{where}your HFU is {times(hfu / hardware)} what it should be. One more forward pass.")
-
-
-def _judge_no_share(given: list[float], case: tuple, model: float, where: str) -> None:
-    """Raise what is wrong with an MFU, `model` of right, that no part of a whole can be."""
-    parameters, layers, width, sequence, tokens, peak, _ = case
-    mfu, hfu = given
-    percent = "a share between 0 and 1 was asked for, not percent."
-    known = {
-        "percent": (100 * model, percent),
-        "upside_down": (1 / model, "the share is upside down: divide what is done in a second by the peak."),
-        "parameters_of_each_layer": (
-            tokens / peak * (6 * parameters * layers + 12 * layers * width * sequence),
-            "`parameters` are those of all layers already.",
-        ),
-    }
-    refuse_known(mfu, known, _CLOSE, where=where)
-    raise Wrong(
-        "not_a_share",
-        f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Are these the "
-        "FLOP of one token, and is everything per second?",
-    )
 
 
 # The seconds of a step
@@ -372,15 +321,13 @@ def _judge_step(given: list[float], case: tuple) -> None:
                 "the rank before is late by its messages, too.",
             ),
             "one_rank_too_many": (ranks / pieces * one, "a rank waits for the *others*. How many are these?"),
-            "pieces_ignored": (others * one, "a pipeline of small pieces fills and drains faster."),
-            "pieces_multiply": (others * pieces * one, "more pieces make the bubble shorter; yours becomes longer."),
+            "pieces": (
+                AnyOf([others * one, others * pieces * one]),
+                "a pipeline of small pieces fills and drains faster: more of them make the bubble shorter.",
+            ),
             "whole_step_per_rank": (
                 others / pieces * work,
                 "a rank waits for p − 1 *micro-batches*, not for whole steps.",
-            ),
-            "data_in_the_bubble": (
-                others / pieces * (work + data) / micro_batches,
-                "the gradients are averaged once, at the end. Nobody waits for that in the bubble.",
             ),
         }
         refuse_known(given[0], known, _CLOSE, where=where)
