@@ -1,12 +1,11 @@
 """Checks of lesson 04, notebook 4: how often to save, what is in the weights, dealing on any number of ranks."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, numbers
+from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known
 from torchcourse.lessons.monitoring import seen_samples
 from torchcourse.lessons.monitoring.crash_costs import daly_interval
 from torchcourse.lessons.monitoring.save_interval import best_interval
@@ -17,72 +16,63 @@ Steps = Callable[[float, float, float, int], int]
 _JOBS = ((30.0, 2.0, 6_000.0, 2048), (120.0, 0.5, 8_000.0, 64), (5.0, 0.25, 20_000.0, 1), (60.0, 3.0, 40_000.0, 500))
 """Seconds per save, seconds per step, hours between crashes of one machine, machines."""
 
-_WRONG_STEPS: dict[str, tuple[Callable[[float, float, float, int], float], str]] = {
+_OFF_BY: dict[str, tuple[Callable[[float, int, float], tuple[float, ...]], str]] = {
     "machines_forgotten": (
-        lambda c, s, h, n: math.sqrt(2 * c * 3600 * h) / s,
+        lambda step, machines, seconds: (machines**0.5,),
         "Your answer does not depend on the number of machines. The job stops when any of them does: with 2,048 "
         "machines, how long is it from one stop to the next?",
     ),
     "machines_multiplied": (
-        lambda c, s, h, n: math.sqrt(2 * c * 3600 * h * n) / s,
+        lambda step, machines, seconds: (machines,),
         "With more machines you save less often. More machines crash more often, together.",
     ),
     "machines_outside": (
-        lambda c, s, h, n: math.sqrt(2 * c * 3600 * h) / n / s,
+        lambda step, machines, seconds: (machines**-0.5,),
         "You divide the interval by the number of machines. The time between crashes becomes so much shorter.",
     ),
-    "hours": (
-        lambda c, s, h, n: math.sqrt(2 * c * h / n) / s,
-        "Your answers are 60 times too small. In which units are the two times under the root?",
+    "units": (
+        lambda step, machines, seconds: (1 / 60, 60, 60**-0.5),
+        "Your answers are off by a factor of 60, or of √60. In which units are the two times under the root?",
     ),
-    "minutes": (
-        lambda c, s, h, n: math.sqrt(2 * c * 60 * h / n) / s,
-        "Your answers are √60 times too small: minutes under the root, where the save has seconds.",
+    "factor_two": (
+        lambda step, machines, seconds: (2**0.5, 2**-0.5),
+        "Your answers are off by a factor of √2. On average a crash comes in the middle of an interval: where does "
+        "that put a 2?",
     ),
-    "two_forgotten": (
-        lambda c, s, h, n: math.sqrt(c * 3600 * h / n) / s,
-        "Your answers are √2 times too small. On average a crash comes in the middle of an interval.",
-    ),
-    "two_outside": (
-        lambda c, s, h, n: 2 * math.sqrt(c * 3600 * h / n) / s,
-        "Your answers are √2 times too large. What stands under the root, and what before it?",
-    ),
-    "hours_outside": (
-        lambda c, s, h, n: 3600 * math.sqrt(2 * c * h / n) / s,
-        "Your answers are 60 times too large. Seconds times hours are under your root: that gives no hours.",
-    ),
-    "root_forgotten": (lambda c, s, h, n: 2 * c * 3600 * h / n / s, "Your answers are the squares of seconds."),
+    "root_forgotten": (lambda step, machines, seconds: (seconds,), "Your answers are the squares of seconds."),
     "seconds": (
-        lambda c, s, h, n: math.sqrt(2 * c * 3600 * h / n),
+        lambda step, machines, seconds: (step,),
         "This is the interval in seconds. The question is after how many steps.",
     ),
     "step_multiplied": (
-        lambda c, s, h, n: math.sqrt(2 * c * 3600 * h / n) * s,
+        lambda step, machines, seconds: (step**2,),
         "With longer steps you save after more of them. How many steps fit into the interval?",
     ),
     "save_in_steps": (
-        lambda c, s, h, n: math.sqrt(2 * c / s * 3600 * h / n),
+        lambda step, machines, seconds: (step**0.5,),
         "Under the root you mix steps and seconds. Compute the interval in seconds, and turn that into steps.",
     ),
 }
+"""Symptom → the factors by which this mistake is off, from the seconds of a step, the machines and the interval."""
 
 
 @check
 def steps_between_saves(learner: Steps) -> str:
     """Compare with Young's interval in steps, however it is rounded; Daly's further terms are right as well."""
-    given = []
-    for save, step, hours, machines in _JOBS:
-        answer = number(learner(save, step, hours, machines))
-        if answer is None:
-            raise Wrong("wrong_type", "Return one number, how many steps there are from one save to the next.")
-        given.append(answer)
-    for symptom, (formula, hint) in _WRONG_STEPS.items():
-        if all(abs(answer - formula(*job)) <= 1 for answer, job in zip(given, _JOBS, strict=True)):
+    given = numbers(learner(*job) for job in _JOBS)
+    if given is None:
+        raise Wrong("wrong_type", "Return one number, how many steps there are from one save to the next.")
+    between = [3600 * hours / machines for _, _, hours, machines in _JOBS]
+    young = [best_interval(job[0], time) for job, time in zip(_JOBS, between, strict=True)]
+    for symptom, (factors, hint) in _OFF_BY.items():
+        wrong = [
+            [factor * seconds / step for factor in factors(step, machines, seconds)]
+            for (_, step, _, machines), seconds in zip(_JOBS, young, strict=True)
+        ]
+        if any(_near(given, answers) for answers in zip(*wrong, strict=True)):
             raise Wrong(symptom, hint)
-    for answer, (save, step, hours, machines) in zip(given, _JOBS, strict=True):
-        between = 3600 * hours / machines
-        young = best_interval(save, between)
-        if not any(abs(answer - right / step) <= 1 for right in (young, young - save, daly_interval(save, between))):
+    for answer, (save, step, hours, machines), time, seconds in zip(given, _JOBS, between, young, strict=True):
+        if not any(_near([answer], [right / step]) for right in (seconds, seconds - save, daly_interval(save, time))):
             raise Wrong(
                 "wrong_value",
                 f"A save of {save:g} s, steps of {step:g} s, {machines:,} machines that each run for {hours:,g} h "
@@ -91,21 +81,19 @@ def steps_between_saves(learner: Steps) -> str:
             )
     if any(answer != round(answer) for answer in given):
         raise Wrong("not_whole", f"A loop counts whole steps, and you return {given[0]!r}. Round it.")
-    answer = learner(1.0, 60.0, 1000.0, 100_000)  # an interval of about 8 s
-    seldom = number(answer)
-    if seldom is None or seldom < 1:
+    seldom = learner(1.0, 60.0, 1000.0, 100_000)
+    if not 1 <= (number(seldom) or 0) <= 2:
         raise Wrong(
-            "never",
-            f"Where a step takes longer than the interval, you return {answer}. After at least how many steps can one "
-            "save?",
-        )
-    if seldom > 2:
-        raise Wrong(
-            "too_seldom",
+            "save_each_step",
             "A save of 1 s, steps of 60 s, 100,000 machines: each step is longer than the best interval of 8 s, and "
-            f"you save after {seldom:,g} steps.",
+            f"you save after {seldom} steps. After at least how many steps can one save?",
         )
     return "Checked on four jobs, from 1 machine to 2,048, and on one where each step has to be saved."
+
+
+def _near(given: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether all are the same to rounding up or down."""
+    return all(abs(ours - other) <= 1 for ours, other in zip(given, others, strict=True))
 
 
 Audit = Callable[[list[Row], int], tuple[Sequence[int], Sequence[int]]]
@@ -116,14 +104,7 @@ _RESUMED: list[Row] = [
 ]
 _REPEATED: list[Row] = [(0, 1, [0, 1]), (0, 2, [2, 3]), (1, 3, [0, 3]), (1, 4, [3, 4]), (1, 5, [6, 7])]
 _SKIPPED: list[Row] = [(0, 1, [1]), (0, 2, [2]), (1, 2, [4, 5]), (1, 3, [6, 7])]
-_LONGER_BEFORE: list[Row] = [
-    (0, 1, [0]),
-    (0, 2, [1]),
-    (0, 3, [2]),
-    (0, 4, [3]),
-    (1, 2, [1, 2, 3, 4]),
-    (1, 3, [5, 6, 7]),
-]
+_LONGER_BEFORE: list[Row] = [*((0, step, [step - 1]) for step in range(1, 5)), (1, 2, [1, 2, 3, 4]), (1, 3, [5, 6, 7])]
 _OLDER_FILE: list[Row] = [
     *((0, step, [step - 1]) for step in range(1, 7)),
     (1, 5, [4]),
@@ -157,17 +138,13 @@ def audit(learner: Audit) -> str:
                 raise Wrong(
                     "inputs_changed", "Afterwards the list of rows is a different one. An audit only reads: use a copy."
                 )
-            if unknown := {*found[0], *found[1]} - set(range(samples)):
-                raise Wrong(
-                    "no_such_sample",
-                    f"For {name}, you name the sample {min(unknown)}; there are the samples 0 to {samples - 1}.",
-                )
-            _refuse_known_audits(name, given, samples, found, right)
             if found != right:
+                _refuse_known_audits(f"For {name}, ", given, samples, found)
                 raise Wrong(
                     "wrong_value",
-                    f"For {name}, you find {found[0]} more than once and {found[1]} never. The rows (start, step, "
-                    f"taken): {given}. Which of these steps are in the weights at the end?",
+                    f"For {name}, you find {found[0]} more than once and {found[1]} never. Of the samples 0 to "
+                    f"{samples - 1}, each is listed once. The rows (start, step, taken): {given}. Which of these steps "
+                    "are in the weights at the end?",
                 )
     return f"{len(_CASES)} histories: a good restart, one that repeats, one that skips, four that are easy to misread."
 
@@ -182,91 +159,57 @@ def _pair(value: Any) -> tuple[list[int], list[int]]:
         raise Wrong(
             "wrong_type", "Return two lists of sample numbers: those that are in more than once, and those never."
         )
-    if len(set(twice)) < len(twice) or len(set(never)) < len(never):
-        raise Wrong("listed_twice", "A sample stands in one of your lists several times. Each is listed once.")
     return sorted(map(int, twice)), sorted(map(int, never))
 
 
-def _refuse_known_audits(name: str, rows: Sequence[Row], samples: int, found: tuple, right: tuple) -> None:
-    if found == right:
-        return
-    if found == right[::-1]:
-        raise Wrong("swapped", "Your two lists have changed places: first those more than once, then those never.")
+def _refuse_known_audits(where: str, rows: Sequence[Row], samples: int, found: tuple[list[int], list[int]]) -> None:
+    def counted(kept: Iterable[Row], each: Callable[[Sequence[int]], Iterable[int]] = list) -> tuple:
+        counts = Counter(sample for _, _, taken in kept for sample in each(taken))
+        return sorted(n for n in counts if counts[n] > 1), [n for n in range(samples) if not counts[n]]
+
     last = {step: max(start for start, other, _ in rows if other == step) for _, step, _ in rows}
     first = {start: min(step for other, step, _ in rows if other == start) for start, _, _ in rows}
-    for symptom, kept, hint in (
-        (
-            "undone_counted",
-            list(rows),
-            "you count every row. What was done after the last checkpoint was lost with the crash: only the second "
-            "time is in the weights.",
+    kept = [row for row in rows if all(row[1] < first[start] for start in first if start > row[0])]
+    steps: dict[int, set[int]] = {}
+    for _, step, taken in kept:
+        steps.setdefault(step, set()).update(taken)
+    right, every_row = seen_samples.audit(rows, samples), counted(rows)
+    known = {
+        "swapped": (right[::-1], "your two lists have changed places: first those more than once, then those never."),
+        "undone_counted": (
+            AnyOf((every_row, (right[0], every_row[1]))),
+            "you count rows that are undone. What was done after the last checkpoint was lost with the crash: only the "
+            "second time is in the weights.",
         ),
-        (
-            "first_step_counted",
-            [row for row in rows if all(row[1] <= first[start] for start in first if start > row[0])],
+        "first_step_counted": (
+            counted(row for row in rows if all(row[1] <= first[start] for start in first if start > row[0])),
             "you count the step with which a later start began twice: the first time is gone. Do you find the first "
             "step of a start in whatever order its rows come, and count only what lies before it?",
         ),
-        (
-            "last_start_of_a_step",
-            [row for row in rows if row[0] == last[row[1]]],
+        "last_start_of_a_step": (
+            counted(row for row in rows if row[0] == last[row[1]]),
             "you keep the last start of each step. Steps after the checkpoint are undone also where the next start "
             "never came to a step of that number.",
         ),
-        (
-            "next_start_only",
-            [row for row in rows if row[1] < first.get(row[0] + 1, row[1] + 1)],
+        "next_start_only": (
+            counted(row for row in rows if row[1] < first.get(row[0] + 1, row[1] + 1)),
             "you count a step that a start after the next one has undone: later starts may go back further. Compare a "
             "step with every one of them.",
         ),
-        (
-            "last_start_only",
-            [row for row in rows if row[0] == max(first)],
+        "last_start_only": (
+            counted(row for row in rows if row[0] == max(first)),
             "you count the last start alone. The steps before the checkpoint that it went on from are in the weights.",
         ),
-        (
-            "one_rank_of_a_step",
-            list({row[1]: row for row in sorted(rows, key=lambda row: row[:2])}.values()),
+        "one_rank_of_a_step": (
+            counted({row[1]: row for row in sorted(rows, key=lambda row: row[:2])}.values()),
             "you keep one row of each step. Each rank has a row of its own there.",
         ),
-    ):
-        counts = Counter(sample for _, _, taken in kept for sample in taken)
-        once = sorted(n for n in counts if counts[n] > 1), [n for n in range(samples) if not counts[n]]
-        if found == once and (symptom not in _SEEN_TWICE or found[0] != right[0]):
-            raise Wrong(symptom, f"For {name}, {hint}")
-    _refuse_half_right_audits(name, rows, samples, found, right)
-    if found == tuple([n for n in numbers if n < 8] for numbers in right):
-        raise Wrong(
-            "samples_ignored",
-            f"For {name}, there are {samples} samples: the last one is {samples - 1}, and you leave it out.",
-        )
-
-
-_SEEN_TWICE = ("undone_counted", "first_step_counted")
-"""What shows in the first list, too, where an audit does it: in the first history."""
-
-
-def _refuse_half_right_audits(name: str, rows: Sequence[Row], samples: int, found: tuple, right: tuple) -> None:
-    """Refuse audits that keep the right rows and count them differently, or have one of the two lists right."""
-    kept = [row for row in rows if all(row[1] < step for start, step, _ in rows if start > row[0])]
-    in_a_step = {(step, sample) for _, step, taken in kept for sample in taken}
-    counts = Counter(sample for _, sample in in_a_step)
-    if found == (sorted(n for n in counts if counts[n] > 1), right[1]):
-        raise Wrong(
-            "once_per_step",
-            f"For {name}, a sample that comes twice within a step is counted once.",
-        )
-    if found == (right[0], sorted(set(range(samples)) - {sample for _, _, taken in rows for sample in taken})):
-        raise Wrong(
-            "undone_is_seen",
-            f"For {name}, your second list lacks a sample whose only step was lost with the crash. It was taken, and "
-            "it is not in the weights.",
-        )
-    if 0 in right[1] and found == (right[0], right[1][1:]):
-        raise Wrong("sample_0", f"For {name}, the samples are counted from 0, and you leave 0 out.")
-    for place, word in ((0, "more than once"), (1, "never")):
-        if found[place] == [] and right[place] and found[1 - place] == right[1 - place]:
-            raise Wrong("half", f"For {name}, you find no sample {word}. There is one: look at each sample's count.")
+        "once_per_step": (
+            AnyOf((counted(kept, set), counted((0, step, list(taken)) for step, taken in steps.items()))),
+            "a sample that comes twice within a step is counted once.",
+        ),
+    }
+    refuse_known(found, known, where=where)
 
 
 Deal = Callable[[list[int], int, int, int], Sequence[int]]
@@ -303,22 +246,15 @@ def _judge_step(learner: Deal, order: list[int], done: int, ranks: int) -> None:
         raise Wrong(
             "past_the_end", f"{where}the epoch is over, and you return samples. Return none: the loop ends then."
         )
-    if not taken and len(right) < BATCH:
-        raise Wrong(
-            "short_step_left_out",
-            f"{where}no rank takes a sample, and {len(right)} are left: the last step of an epoch may have fewer than "
-            f"{BATCH}.",
-        )
     if not taken:
         raise Wrong(
             "ends_early",
             f"{where}no rank takes a sample, and {len(order) - done} are left. `done` counts the samples of all ranks "
-            "together: no batches, and not the samples of one rank.",
+            f"together: no batches, and not the samples of one rank. The last step may have fewer than {BATCH}.",
         )
     if len(set(taken)) < len(taken):
-        raise Wrong(
-            "overlap", f"{where}{len(taken) - len(set(taken))} samples are taken twice: by two ranks, or by one."
-        )
+        twice = len(taken) - len(set(taken))
+        raise Wrong("overlap", f"{where}{twice} samples are taken twice: by two ranks, or by one.")
     if set(taken) < set(right):
         lost = len(right) - len(taken)
         raise Wrong(

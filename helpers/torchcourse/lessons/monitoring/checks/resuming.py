@@ -26,18 +26,12 @@ def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) ->
         run.train(stop)
         random, before = torch.get_rng_state(), copy.deepcopy(by_hand.capture(run))
         loaded = _through_a_file(capture(run))
-        if not torch.equal(torch.get_rng_state(), random):
-            raise Wrong(
-                "inputs_changed",
-                "Your capture moves PyTorch's random numbers: a run that is saved would go on differently from one "
-                "that is not. Read the state of the generator, and draw or seed nothing.",
-            )
         for piece, now in by_hand.capture(run).items():
             if not same(now, before[piece], tolerance=0):
                 raise Wrong(
                     "inputs_changed",
                     f"Your capture changes the run: its {piece} is different afterwards. A run that is saved would go "
-                    "on differently from one that is not.",
+                    "on differently from one that is not. Read each state, and draw, seed or step nothing.",
                 )
         other = Run(seed=99)
         other.train(1)
@@ -83,20 +77,19 @@ def _through_a_file(state: Any) -> dict[str, Any]:
 def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None:
     """Compare a restored run with the one that was stopped, piece by piece; `random` is PyTorch's state at the stop."""
     drawn = torch.get_rng_state()
-    parameters = {name for name, _ in run.model.named_parameters()}
+    parameters = dict(run.model.named_parameters())
     right = run.model.state_dict()
     for name, tensor in again.model.state_dict().items():
         if not torch.equal(tensor, right[name]):
-            if name in parameters:
-                raise Wrong("model", f"{when}, {name} is not as it was: the model begins with other weights.")
             raise Wrong(
-                "buffers",
+                "model" if name in parameters else "buffers",
                 f"{when}, {name} is not as it was. The parameters are not all of a model: BatchNorm also keeps "
                 "statistics.",
             )
     ours, theirs = run.optimizer.state_dict(), again.optimizer.state_dict()
-    step, new_step = run.scheduler.last_epoch, again.scheduler.last_epoch
-    rate, new_rate = ours["param_groups"][0]["lr"], theirs["param_groups"][0]["lr"]
+    (step, rate), (new_step, new_rate) = (
+        (one.scheduler.last_epoch, one.optimizer.param_groups[0]["lr"]) for one in (run, again)
+    )
     for symptom, equal, hint in (
         (
             "position",
@@ -118,11 +111,10 @@ def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None
         ),
         (
             "scheduler",
-            step == new_step,
-            f"the schedule is at step {new_step} instead of {step}: the learning rate "
-            + ("starts over." if new_step == 0 else "is that of a different step."),
+            (step, rate) == (new_step, new_rate),
+            f"the schedule is at step {new_step}, with a learning rate of {new_rate:.6f}; it had come to step {step}, "
+            f"with {rate:.6f}.",
         ),
-        ("rate", rate == new_rate, f"the learning rate is {new_rate:.6f} instead of {rate:.6f}."),
         (
             "random",
             torch.equal(drawn, random),
@@ -140,7 +132,7 @@ Noisy = Callable[[torch.Tensor, int, int, int], torch.Tensor]
 @check
 def noisy_image(learner: Noisy) -> str:
     """Draw the same sample after other draws, and compare samples that have to differ."""
-    image = torch.linspace(0, 1, 784).view(1, 28, 28)
+    image = torch.linspace(0, 1, 3 * 784).view(3, 28, 28)
     given = image.clone()
     torch.manual_seed(0)
     first = tensor_of(learner(given, 0, 1, 5), image.shape, f"Return an image of shape {list(image.shape)}.")
@@ -161,24 +153,10 @@ def noisy_image(learner: Noisy) -> str:
         )
     _judge_noise(first, image, learner(torch.zeros_like(image), 0, 1, 5))
     if not torch.equal(before, torch.get_rng_state()):
-        raise Wrong(
-            "global",
-            "Your function moves PyTorch's own random numbers, from which dropout draws: each sample would set "
-            "dropout back to the same place. Draw from a generator of your own.",
-        )
+        raise Wrong("global", _GLOBAL.format("PyTorch's"))
     _refuse_seeding_others(learner, image)
-    colors = learner(torch.zeros(3, 8, 6), 0, 1, 5)
-    colors = tensor_of(colors, (3, 8, 6), "An image of three colors is given, [3, 8, 6].")
-    if torch.equal(colors[0], colors[1]):
-        raise Wrong(
-            "repeated", "An image of three colors gets the same noise in each. Each number needs one of its own."
-        )
     for key, symptom, hint in (
-        (
-            (0, 2, 5),
-            "same_every_epoch",
-            "In two epochs the image gets the same noise: it is augmented once and for all.",
-        ),
+        ((0, 2, 5), "same_every_epoch", "In two epochs the image gets the same noise: it is augmented once for all."),
         ((0, 1, 6), "same_for_all", "Two different samples get the same noise."),
         ((7, 1, 5), "seed_ignored", _SEED_IGNORED),
     ):
@@ -198,6 +176,10 @@ def noisy_image(learner: Noisy) -> str:
 
 TIME_LIMIT = 20.0  # seconds for one call in a process of its own
 
+_GLOBAL = (
+    "Your function moves {} own random numbers, from which others draw, as dropout does: each sample would set them "
+    "back to the same place. Draw from a generator of your own."
+)
 _SEED_IGNORED = (
     "Two runs with different seeds get the same noise: the seed does not count. Is it in the number that you seed a "
     "generator with? One on the CPU reads the lower 32 bits of it, and no more."
@@ -207,36 +189,29 @@ _SEED_IGNORED = (
 def _refuse_collisions(noises: list[tuple[float, ...]], keys: list[tuple[int, int, int]]) -> None:
     """Refuse three numbers that are mixed up; name the first two keys that get the same."""
     first: dict[tuple[float, ...], tuple[int, int, int]] = {}
-    earlier = [(first.setdefault(noise, key), key) for noise, key in zip(noises, keys, strict=True)]
-    same_noise = [(one, other) for one, other in earlier if one != other]
-    if same_noise:
-        one, other = same_noise[0]
-        raise Wrong(
-            "collision",
-            f"Of {len(keys)} different combinations of seed, epoch and index, only {len(first)} get noise of their "
-            f"own: {one} and {other}, say, get the same. How do your three numbers become one?",
-        )
+    for noise, key in zip(noises, keys, strict=True):
+        if (other := first.setdefault(noise, key)) != key:
+            raise Wrong(
+                "collision",
+                f"Of {len(keys)} different combinations of seed, epoch and index, only {len(set(noises))} get noise of "
+                f"their own: {other} and {key}, say, get the same. How do your three numbers become one?",
+            )
 
 
 def _refuse_seeding_others(learner: Noisy, image: torch.Tensor) -> None:
     """Refuse noise that sets the generators that Python or NumPy has for everybody."""
     states = random.getstate(), np.random.get_state()
-    draws: list[tuple[str, Callable[[], float]]] = [("Python's", random.random), ("NumPy's", np.random.random_sample)]
     drawn = []
     for seed in (1, 2):
         random.seed(seed)
         np.random.seed(seed)
         learner(image, 0, 1, 5)
-        drawn.append([draw() for _, draw in draws])
+        drawn.append({"Python's": random.random(), "NumPy's": np.random.random_sample()})
     random.setstate(states[0])
     np.random.set_state(states[1])
-    for (name, _), one, other in zip(draws, *drawn, strict=True):
-        if one == other:
-            raise Wrong(
-                "global",
-                f"Your function moves {name} own random numbers, from which others draw: each sample would set them "
-                "back to the same place. Draw from a generator of your own.",
-            )
+    for name, value in drawn[0].items():
+        if value == drawn[1][name]:
+            raise Wrong("global", _GLOBAL.format(name))
 
 
 def _judge_noise(result: torch.Tensor, image: torch.Tensor, on_black: torch.Tensor) -> None:
@@ -259,13 +234,10 @@ def _judge_noise(result: torch.Tensor, image: torch.Tensor, on_black: torch.Tens
             "Two images get different noise for the same three numbers. The noise is added, and depends on seed, epoch "
             "and index alone.",
         )
-    if not 0.09 < deviation < 0.11:
-        raise Wrong("no_noise", f"The noise should have a standard deviation of 0.1, and it has {deviation:.3g}.")
-    if abs(mean) > 0.02:
-        raise Wrong("shifted", f"Normal noise lies around 0. Yours has the mean {mean:.3g}.")
-    if largest < 0.2:
+    if not 0.09 < deviation < 0.11 or abs(mean) > 0.02 or largest < 0.2:
         raise Wrong(
-            "not_normal",
-            f"None of the {noise.numel()} values of your noise is larger than {largest:.3g}. Of as many normal numbers "
-            "with a standard deviation of 0.1, some are.",
+            "other_noise",
+            "The noise should be normal, with a mean of 0 and a standard deviation of 0.1. Yours has a mean of "
+            f"{mean:.3g} and a standard deviation of {deviation:.3g}, and the largest of its {noise.numel()} values is "
+            f"{largest:.3g}.",
         )

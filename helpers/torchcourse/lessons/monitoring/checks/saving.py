@@ -70,7 +70,7 @@ def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
             f"The process was killed {where}, and now there is no file at all: the old one was taken away before the "
             "new one had its name. One call can do both at once.",
         )
-    if _step_in(path) is None:
+    if _read(path) is None:
         raise Wrong(
             "too_early",
             f"The process was killed {where}, and the file is unreadable: it got its name before all of it was "
@@ -87,17 +87,12 @@ def _judge_full_disk(learner: Save, path: Path) -> None:
         if error.kind in ("NameError", "ImportError", "ProcessDied"):
             raise
         silent = False
-    if not path.exists():
+    if _read(path) != {"step": 1}:
+        now = "is not the old state" if path.exists() else "is gone"
         raise Wrong(
             "spoiled",
-            "When torch.save ends in an error (the disk is full, say), your function takes the old file away, and no "
-            "state is left. Which file may be removed then?",
-        )
-    if _step_in(path) != 1:
-        raise Wrong(
-            "spoiled",
-            "When torch.save ends in an error (the disk is full, say), your function still puts what is there in the "
-            "place of the old file, and no state is left. Which line must not run then?",
+            f"When torch.save ends in an error (the disk is full, say), {path.name} {now} after your function. Which "
+            "line must not run then, and which file may be removed?",
         )
     if silent:
         raise Wrong(
@@ -109,36 +104,31 @@ def _judge_full_disk(learner: Save, path: Path) -> None:
 
 def _refuse_other_state(path: Path) -> None:
     """Refuse a call after which the file does not hold the new state, by what it holds instead."""
+    state = _read(path)
+    if same(state, _NEW, tolerance=0):
+        return
     if not path.exists():
-        raise Wrong(
-            "gone", f"After your function there is no {path.name} any more. Which of the two names is the new one?"
-        )
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise Wrong(
+        symptom, hint = "gone", "there is no {} any more. Which of the two names is the new one?"
+    elif state is None:
+        symptom, hint = (
             "unreadable",
-            f"After your function, torch.load cannot read {path.name} ({type(error).__name__}). Is it torch.save that "
-            "writes the state, and all of it?",
-        ) from None
-    if not isinstance(state, dict) or (state.get("step") != 1 and not same(state, _NEW, tolerance=0)):
-        raise Wrong(
-            "other_state", f"After your function, {path.name} holds something else than the state it was given."
+            "torch.load cannot read {}. Is it torch.save that writes the state, and all of it?",
         )
-    if state["step"] != 2:
-        raise Wrong(
-            "not_saved", f"After your function, {path.name} still holds the old state. Where did the new one go?"
-        )
+    elif state == {"step": 1}:
+        symptom, hint = "not_saved", "{} still holds the old state. Where did the new one go?"
+    else:
+        symptom, hint = "other_state", "{} holds something else than the state it was given."
+    raise Wrong(symptom, f"After your function, {hint.format(path.name)}")
 
 
 _NEW = {"step": 2, "weights": torch.linspace(0, 1, 1000), "model": {"bias": torch.linspace(1, 2, 7)}}
 """The new state. Half precision does not hold it."""
 
 
-def _step_in(path: Path) -> int | None:
-    """The step in the file; None for a file that cannot be read."""
+def _read(path: Path) -> Any:
+    """What torch.load finds in the file; None where it can read none."""
     try:
-        return torch.load(path, weights_only=True)["step"]
+        return torch.load(path, weights_only=True)
     except Exception:
         return None
 
