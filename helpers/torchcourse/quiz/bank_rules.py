@@ -28,7 +28,7 @@ def broken_rules(bank: Bank) -> Iterator[str]:
             if version.id in seen:
                 yield f"{where}, field id: another question has this id; give each one its own."
             seen.add(version.id)
-            used |= _misconceptions(version)
+            used |= version.misconceptions
             for field, sentence in _question_rules(version, bank.stripped):
                 yield f"{where}, field {field}: {sentence}"
         yield from (f"question {first.id}, field {field}: {sentence}" for field, sentence in _first_rules(first, bank))
@@ -36,15 +36,6 @@ def broken_rules(bank: Bank) -> Iterator[str]:
         yield f"field misconceptions: '{slug}' is used by a question but not described here."
     for slug in sorted(set(bank.misconceptions) - used):
         yield f"field misconceptions, {slug}: no question uses it; is it spelled differently there?"
-
-
-def _misconceptions(question: Question) -> set[str]:
-    parts = [
-        *getattr(question, "choices", ()),
-        *getattr(question, "mistakes", ()),
-        *getattr(question, "self_check", ()),
-    ]
-    return {part.misconception for part in parts if part.misconception}
 
 
 def _first_rules(first: Question, bank: Bank) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 `bank` loads banks, `bank_rules` says what a well-formed bank must not say, `quizzes/README.md` how to write one.
 """
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -110,6 +111,12 @@ class _Question(_Part):
     def letters(self) -> str:
         """The letters of the options, in order."""
         return LETTERS[: len(self.options)]
+
+    @property
+    def misconceptions(self) -> set[str]:
+        """What an answer to the question may show."""
+        parts = (getattr(self, name, ()) for name in ("choices", "mistakes", "self_check"))
+        return {part.misconception for part in itertools.chain(*parts) if part.misconception}
 
     @property
     def key(self) -> str | float | list[str] | None:

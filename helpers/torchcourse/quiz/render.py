@@ -241,7 +241,7 @@ def feedback_html(verdict: Verdict, question: Question, reasoning: str = "") -> 
         )
     made = sorted(verdict.remarks, key=lambda remark: remark.right)
     parts += [_remark_html(remark, question) for remark in made]
-    if verdict.score is not None and question.kind != "open":
+    if verdict.score is not None and not isinstance(question, OpenQuestion):
         shown = {(remark.right, remark.label) for remark in made}
         rest = [remark for remark in explanation(question) if (remark.right, remark.label) not in shown]
         chosen = isinstance(question, ChoiceQuestion)

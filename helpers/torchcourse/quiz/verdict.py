@@ -18,6 +18,7 @@ from torchcourse.quiz.questions import (
     SelfCheck,
     Text,
     TextMistake,
+    TextQuestion,
     required,
 )
 
@@ -59,12 +60,18 @@ def judge(question: Question, answer: str | float) -> Verdict:
         missing = len(question.key) - sum(remark.right for remark in chosen)
         wrong = [choice for letter, choice in _by_letter(question) if letter in str(answer)]
         return Verdict(score, chosen, missing, _named(wrong))
+    shown = answers.show(answer, question.kind)
     if score >= 1:
-        return Verdict(score, [Remark(True, required(question.why), answers.show(answer, question.kind))])
+        return Verdict(score, [Remark(True, required(question.why), shown)])
     made = [mistake for mistake in question.mistakes if _is_made(mistake, answer, tolerance)]
-    remarks = [Remark(False, mistake.why, _label(mistake, answer)) for mistake in made]
-    if not made and isinstance(question, NumberQuestion | OrderQuestion):
-        remarks = _general(question, answer)
+    remarks = [
+        Remark(False, mistake.why, _swap(mistake.swapped) if isinstance(mistake, OrderMistake) else shown)
+        for mistake in made
+    ]
+    if not made and isinstance(question, NumberQuestion) and (near := _near(float(answer), question)):
+        remarks = [Remark(False, Text(**texts.sentences()[near]), shown)]
+    elif not made and isinstance(question, OrderQuestion) and (swapped := _swapped_neighbors(str(answer), question)):
+        remarks = [Remark(False, Text(**texts.sentences()["near_order"]), _swap(swapped))]
     return Verdict(score, remarks, 0, _named(made))
 
 
@@ -84,10 +91,8 @@ def judge_open(question: OpenQuestion, said: list[int], thought: list[int]) -> V
     return Verdict(score, remarks, len(unsaid), _named([*unsaid, *traps]))
 
 
-def explanation(question: Question) -> list[Remark]:
-    """Return the whole answer to a question with a key: every choice with its reason, or the key with its own."""
-    if isinstance(question, OpenQuestion):
-        return []
+def explanation(question: ChoiceQuestion | NumberQuestion | TextQuestion | OrderQuestion) -> list[Remark]:
+    """Return the whole answer to a question that is not open: every choice with its reason, or the key with its own."""
     if isinstance(question, ChoiceQuestion):
         return [
             Remark(choice.right, required(choice.why), letter, choice.text) for letter, choice in _by_letter(question)
@@ -113,24 +118,9 @@ def _is_made(mistake: Mistake, answer: str | float, tolerance: float) -> bool:
     return answers.is_close(float(answer), mistake.answer, tolerance)
 
 
-def _general(question: NumberQuestion | OrderQuestion, answer: str | float) -> list[Remark]:
-    """Return what can be said about a wrong answer that the bank does not expect, where it is near the right one."""
-    if isinstance(question, NumberQuestion):
-        near = _near(float(answer), question.answer or 0.0, question.tolerance)
-        label = answers.show(answer, "number")
-    else:
-        orders = [question.key] if isinstance(question.key, str) else question.key or []
-        pairs = [pair for pair in itertools.pairwise(str(answer)) if all(_is_swapped(pair, order) for order in orders)]
-        near, label = ("near_order", " → ".join(pairs[0])) if pairs else ("", "")
-    return [Remark(False, Text(**texts.sentences()[near]), label)] if near else []
-
-
-def _is_swapped(pair: tuple[str, str], order: str) -> bool:
-    return order.index(pair[0]) > order.index(pair[1])
-
-
-def _near(number: float, key: float, tolerance: float) -> str:
+def _near(number: float, question: NumberQuestion) -> str:
     """Return the name of the text that says how a wrong number is near the right one; empty where it is not."""
+    key, tolerance = question.answer or 0.0, question.tolerance
     if number and answers.is_close(-number, key, tolerance):
         return "near_sign"
     for power in (2, 3, 6, 9, *([1] if tolerance else [])):
@@ -143,7 +133,12 @@ def _near(number: float, key: float, tolerance: float) -> str:
     return "near_rounding" if tolerance and key and abs(number - key) < 0.03 * abs(key) else ""
 
 
-def _label(mistake: Mistake, answer: str | float) -> str:
-    if isinstance(mistake, OrderMistake):
-        return " → ".join(mistake.swapped)
-    return answers.show(answer, "number" if isinstance(mistake, NumberMistake) else "text")
+def _swapped_neighbors(answer: str, question: OrderQuestion) -> str:
+    """Return the first two neighbors of an order that stand the wrong way round, whichever right order is meant."""
+    orders = [question.key] if isinstance(question.key, str) else question.key or []
+    pairs = ("".join(pair) for pair in itertools.pairwise(answer))
+    return next((pair for pair in pairs if all(order.index(pair[0]) > order.index(pair[1]) for order in orders)), "")
+
+
+def _swap(pair: str) -> str:
+    return " → ".join(pair)

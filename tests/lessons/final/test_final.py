@@ -11,7 +11,7 @@ import pytest
 
 from torchcourse import journal
 from torchcourse.lessons.final import final_draw
-from torchcourse.lessons.final.final_draw import for_class, for_learner, ideas_of, shares
+from torchcourse.lessons.final.final_draw import for_class, for_learner, shares
 from torchcourse.lessons.final.final_quiz import final, final_elsewhere, final_result
 from torchcourse.lessons.start_here.final_results import PASSED, Asked, calibration, results, sittings
 from torchcourse.quiz import answers, bank, choice_order
@@ -67,19 +67,19 @@ def test_an_open_misconception_comes_first_and_in_other_words() -> None:
     for lesson in LESSONS:
         found = bank.lesson(lesson)
         for first in found.questions:
-            ideas = sorted(ideas_of(first))[:1] if first.kind != "open" else []
+            ideas = sorted(first.misconceptions)[:1] if first.kind != "open" else []
             elsewhere = [
                 wording
                 for other in found.questions
                 for wording in (other, *other.variants)
-                if wording.id != first.id and wording.kind != "open" and ideas and ideas[0] in ideas_of(wording)
+                if wording.id != first.id and wording.kind != "open" and ideas and ideas[0] in wording.misconceptions
             ]
             if elsewhere and checked < 12:
                 checked += 1
                 entries = [answered(lesson, first.id, first.id, False, ideas)]
                 drawn = [asked for asked in for_learner(entries) if asked.lesson == lesson]
                 assert first.id not in {asked.wording for asked in drawn}
-                assert ideas[0] in {idea for asked in drawn for idea in ideas_of(question(asked))}
+                assert ideas[0] in {idea for asked in drawn for idea in question(asked).misconceptions}
     assert checked == 12
 
 

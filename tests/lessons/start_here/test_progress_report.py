@@ -24,8 +24,10 @@ def study(banks: Path, work: Path) -> Path:
         {"cell_type": "code", "metadata": {}, "source": ""},
         {"cell_type": "markdown", "metadata": {"nbgrader": {"grade": True}}, "source": ""},
     ]
-    for name in ("1_first.ipynb", "2_second.ipynb", "quiz.ipynb"):
+    for name in ("1_first.ipynb", "2_second.ipynb"):
         (work / "07_example" / name).write_text(json.dumps({"cells": cells}))
+    cells[0]["metadata"]["nbgrader"]["grade_id"] = "check-q1"
+    (work / "07_example" / "quiz.ipynb").write_text(json.dumps({"cells": cells}))
     (work / "07_example" / "3_torn.ipynb").write_text('{"cells": [')
     for exercise, state in (("a", "wrong"), ("a", "right"), ("b", "wrong"), ("c", "not done")):
         journal.record("check", exercise=f"lesson07.{exercise}", state=state)

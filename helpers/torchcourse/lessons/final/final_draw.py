@@ -7,14 +7,12 @@ Open questions are left out: only a person can grade them.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchcourse.journal import Entry
-from torchcourse.lessons.start_here.final_results import Asked
+from torchcourse.lessons.start_here.final_results import Asked, asked_in
 from torchcourse.quiz import bank
-from torchcourse.quiz.questions import Bank, ChoiceQuestion, OpenQuestion, Question, versions
+from torchcourse.quiz.questions import Bank, Question, versions
 from torchcourse.quiz.reviews import answers_in, states
 
 QUESTIONS = 10
@@ -26,9 +24,8 @@ class Past:
 
     open_ideas: dict[str, set[str]] = field(default_factory=dict)
     """The misconceptions that are still open, by lesson."""
-    wrong: set[tuple[str, str]] = field(default_factory=set)
-    """The questions whose last answer was wrong, as (lesson, question)."""
-    right: set[tuple[str, str]] = field(default_factory=set)
+    right: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether the last answer was right, by lesson and question."""
     last_wordings: set[tuple[str, str]] = field(default_factory=set)
     """The wording in which each question was asked last, as (lesson, wording)."""
     tries: int = 0
@@ -37,12 +34,12 @@ class Past:
 def for_learner(entries: list[Entry], count: int = QUESTIONS) -> list[Asked]:
     """Draw questions for one learner. No question comes in the wording in which it was asked last."""
     past = past_of(entries)
-    return _drawn(_banks(), past, f"learner {past.tries}", count, draw=past.tries + 1)
+    return _drawn(past, f"learner {past.tries}", count, draw=past.tries + 1)
 
 
 def for_class(seed: str, count: int = QUESTIONS) -> list[Asked]:
     """Draw questions from a seed alone: every student of a class gets the same ones."""
-    return _drawn(_banks(), Past(), f"class {seed}", count, draw=1 + int(_digest("order", seed), 16) % 10**6)
+    return _drawn(Past(), f"class {seed}", count, draw=1 + int(_digest("order", seed), 16) % 10**6)
 
 
 def past_of(entries: list[Entry]) -> Past:
@@ -50,17 +47,13 @@ def past_of(entries: list[Entry]) -> Past:
     past = Past()
     for state in states(entries):
         past.open_ideas.setdefault(state.lesson, set()).update(state.misconceptions)
-        (past.right if state.right else past.wrong).add((state.lesson, state.question))
-    wordings = {
-        (entry["lesson"], entry["question"]): str(entry.get("asked", entry["question"]))
-        for entry in answers_in(entries)
-    }
-    past.last_wordings = {(lesson, wording) for (lesson, _question), wording in wordings.items()}
+        past.right[state.lesson, state.question] = state.right
+    last = {(entry["lesson"], entry["question"]): entry for entry in answers_in(entries)}
+    past.last_wordings = {(lesson, str(entry.get("asked", question))) for (lesson, question), entry in last.items()}
     begun = [entry for entry in entries if entry["kind"] == "final" and entry.get("state") == "begun"]
     past.tries = len(begun)
     # What the last final asked is not asked again in the same words, answered or not.
-    rows = begun[-1].get("questions") if begun else []
-    past.last_wordings |= {(str(row[0]), str(row[2])) for row in _rows(rows) if len(row) == 4}
+    past.last_wordings |= {(each.lesson, each.wording) for each in asked_in(begun[-1])} if begun else set()
     return past
 
 
@@ -71,15 +64,9 @@ def shares(lessons: list[str], count: int, first: list[str]) -> dict[str, int]:
     return {lesson: each + (place < more) for place, lesson in enumerate(ordered)}
 
 
-def ideas_of(question: Question) -> set[str]:
-    """Return the misconceptions that a wrong answer to the question would show."""
-    parts = question.choices if isinstance(question, ChoiceQuestion) else question.mistakes
-    return {part.misconception for part in parts if part.misconception}
-
-
-def _drawn(banks: dict[str, Bank], past: Past, salt: str, count: int, draw: int) -> list[Asked]:
-    weight = Counter({lesson: len(past.open_ideas.get(lesson, ())) for lesson in banks})
-    first = sorted(banks, key=lambda lesson: (-weight[lesson], _digest(salt, lesson)))
+def _drawn(past: Past, salt: str, count: int, draw: int) -> list[Asked]:
+    banks = {name: bank.lesson(name) for name in bank.lessons()}
+    first = sorted(banks, key=lambda lesson: (-len(past.open_ideas.get(lesson, ())), _digest(salt, lesson)))
     wanted = shares(sorted(banks), count, first)
     ranked = {lesson: _ranked(banks[lesson], past, salt) for lesson in banks}
     taken = {lesson: ranked[lesson][: wanted[lesson]] for lesson in banks}
@@ -91,41 +78,24 @@ def _drawn(banks: dict[str, Bank], past: Past, salt: str, count: int, draw: int)
     ]
 
 
-def _ranked(bank: Bank, past: Past, salt: str) -> list[tuple[Question, Question]]:
+def _ranked(lesson: Bank, past: Past, salt: str) -> list[tuple[Question, Question]]:
     """Return each question of a bank with the best wording of it, the one to ask first in front."""
-    open_ideas = past.open_ideas.get(bank.lesson, set())
-    found = []
-    for question in bank.questions:
-        wordings = [
-            wording for wording in versions(question) if not isinstance(wording, OpenQuestion) and wording.has_key
-        ]
-        if not wordings:
-            continue
-        wording = min(wordings, key=lambda each: _rank(bank.lesson, question, each, open_ideas, past, salt))
-        found.append((_rank(bank.lesson, question, wording, open_ideas, past, salt), question, wording))
-    found.sort(key=lambda each: each[0])
-    return [(question, wording) for _rank_, question, wording in found]
 
+    def rank(pair: tuple[Question, Question]) -> tuple[bool | int | str, ...]:
+        """Sort the best to the front. A wording that was asked last comes only when a bank has no other."""
+        question, wording = pair
+        return (
+            (lesson.lesson, wording.id) in past.last_wordings,
+            wording.misconceptions.isdisjoint(past.open_ideas.get(lesson.lesson, ())),
+            [False, None, True].index(past.right.get((lesson.lesson, question.id))),
+            _digest(salt, lesson.lesson, wording.id),
+        )
 
-def _rank(
-    lesson: str, question: Question, wording: Question, open_ideas: Iterable[str], past: Past, salt: str
-) -> tuple[bool | str, ...]:
-    """Return what sorts the best to the front. A wording that was asked last comes only when a bank has no other."""
-    return (
-        (lesson, wording.id) in past.last_wordings,
-        not ideas_of(wording) & set(open_ideas),
-        (lesson, question.id) not in past.wrong,
-        (lesson, question.id) in past.right,
-        _digest(salt, lesson, wording.id),
-    )
-
-
-def _rows(value: object) -> list[list[object]]:
-    return [row for row in value if isinstance(row, list)] if isinstance(value, list) else []
-
-
-def _banks() -> dict[str, Bank]:
-    return {name: bank.lesson(name) for name in bank.lessons()}
+    asked = [
+        [(question, each) for each in versions(question) if each.kind != "open" and each.has_key]
+        for question in lesson.questions
+    ]
+    return sorted((min(pairs, key=rank) for pairs in asked if pairs), key=rank)
 
 
 def _digest(*parts: str) -> str:

@@ -162,10 +162,11 @@ def _corrections(question: Question | None, entry: Entry) -> list[str]:
     """Return what was wrong with an answer, in the bank's words: the wrong parts, then what was missing."""
     if isinstance(question, OpenQuestion):
         return _open_corrections(question, entry)
-    if question is None or not question.has_key or choice_order.answer_now(question, entry) is None:
+    if question is None or choice_order.answer_now(question, entry) is None:
         return []  # the question has gone or changed since: nobody can say what the answer meant
     answer, then = entry["answer"], choice_order.as_answered(question, entry)
-    assert then is not None
+    if then is None or isinstance(then, OpenQuestion) or not then.has_key:
+        return []
     remarks = [remark for remark in judge(then, answer).remarks if not remark.right]
     seen = [remark.label for remark in remarks] + (list(str(answer)) if then.kind == "several" else [])
     remarks += [remark for remark in explanation(then) if remark.right and remark.label not in seen]

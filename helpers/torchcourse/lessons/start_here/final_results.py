@@ -91,7 +91,7 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
     found: dict[str, Sitting] = {}
     for entry in entries:
         if entry["kind"] == "final" and entry.get("state") == "begun":
-            asked = _asked(entry.get("questions"))
+            asked = asked_in(entry)
             if asked and isinstance(entry.get("final"), str):
                 found.setdefault(entry["final"], Sitting(entry["final"], entry, asked))
         elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and str(entry.get("final")) in found:
@@ -99,6 +99,13 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
             if place in [(each.lesson, each.wording) for each in sitting.asked]:
                 sitting.answers.setdefault(place, entry)
     return list(found.values())
+
+
+def asked_in(begun: Entry) -> list[Asked]:
+    """Return what a final asks, by the entry that was written when it was begun."""
+    rows = begun.get("questions")
+    rows = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+    return [Asked(*row) for row in rows if list(map(type, row)) == [str, str, str, int]]
 
 
 def results(entries: list[Entry]) -> list[Result]:
@@ -148,11 +155,6 @@ def sure_line(sure: dict[int, tuple[int, int]], name: str = "final_sure") -> str
     """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
     said = [f"{texts.say(f'sure_{level}')} {right}/{count}" for level, (right, count) in sure.items()]
     return texts.say(name, said=", ".join(said))
-
-
-def _asked(questions: object) -> list[Asked]:
-    rows = questions if isinstance(questions, list) else []
-    return [Asked(*row) for row in rows if isinstance(row, list) and list(map(type, row)) == [str, str, str, int]]
 
 
 def _day(entry: Entry) -> date:

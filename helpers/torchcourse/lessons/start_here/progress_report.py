@@ -4,13 +4,13 @@ progress()
 """
 
 import html
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
+from torchcourse.lessons.start_here.course_map import read_notebooks
 from torchcourse.lessons.start_here.final_results import Result, calibration, result_lines, results, sure_line
 from torchcourse.quiz import bank, markup, texts
 from torchcourse.quiz.questions import Text
@@ -89,21 +89,26 @@ class LessonProgress:
 
 
 def progress_by_lesson(entries: list[Entry], now: datetime | None = None) -> list[LessonProgress]:
-    """Return the progress in each lesson that has a quiz, a folder beside the journal, or an entry in the journal.
+    """Return the progress in each lesson that has a quiz, a notebook beside the journal, or an entry in the journal.
 
     Args:
         entries: what to count.
         now: the moment for which reviews are due.
     """
     now = (now or datetime.now()).astimezone()
-    folders = [path.name for path in journal.path().parent.glob("[0-9][0-9]_*") if path.is_dir()]
-    found = {name: _empty(name) for name in [*bank.lessons(), *folders]}
+    found: dict[str, LessonProgress] = {}
 
     def lesson(name: str) -> LessonProgress:
         if name not in found:
-            found[name] = _empty(name)
+            known = bank.known(name)
+            questions = len(known.questions) if known else 0
+            found[name] = LessonProgress(name, title_of(name), Tally(), Tally(questions))
         return found[name]
 
+    for name in bank.lessons():
+        lesson(name)
+    for notebook in read_notebooks(journal.path().parent):
+        lesson(notebook.lesson).exercises.there += sum(step.key[0] == "exercise" for step in notebook.steps)
     for entry in entries:
         # "not done" is no attempt: a notebook that is run again passes its stubs.
         if entry["kind"] == "check" and isinstance(entry.get("exercise"), str) and entry.get("state") != "not done":
@@ -207,27 +212,6 @@ def _bar(done: int, total: int, words: str) -> str:
         return "<td>–</td>"
     share = round(100 * done / total)
     return f'<td><span class="tc-bar" aria-hidden="true"><span style="width:{share}%"></span></span> {words}</td>'
-
-
-def _empty(name: str) -> LessonProgress:
-    """Return a lesson in which nothing has been done, with its title and how much there is to do."""
-    found = bank.known(name)
-    return LessonProgress(name, title_of(name), Tally(_exercises(name)), Tally(len(found.questions) if found else 0))
-
-
-def _exercises(name: str) -> int:
-    """Count the graded exercises in the learner's copies of a lesson's notebooks."""
-    count = 0
-    for path in (journal.path().parent / name).glob("*.ipynb"):
-        if path.name == "quiz.ipynb":
-            continue
-        try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            roles = [cell["metadata"].get("nbgrader", {}) for cell in cells if cell["cell_type"] == "code"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # a notebook that is being saved, or damaged: it is not this page's business
-        count += sum(bool(role.get("grade")) for role in roles)
-    return count
 
 
 def _idea(lesson: str, slug: str) -> Text:
