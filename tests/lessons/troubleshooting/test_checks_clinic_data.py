@@ -48,7 +48,7 @@ def test_idle_since_tuesday_accepts(changes):
             "sample_twice",
         ),
         ([(SKIP, "            break\n")], "samples_lost"),
-        ([(CATCH + SKIP, DELETED), (".unsqueeze(1)", "")], "shape"),
+        ([(CATCH + SKIP, DELETED), (".unsqueeze(1)", "")], "wrong_type"),
         ([(CATCH + SKIP, DELETED + "            path.unlink()\n")], "inputs_changed"),
         (
             [
@@ -58,7 +58,7 @@ def test_idle_since_tuesday_accepts(changes):
             "inputs_changed",
         ),
         ([(CATCH + SKIP, DELETED), ("torch.tensor(labels[: len(images)])", "labels")], "wrong_type"),
-        ([(CATCH + SKIP, DELETED), (LABELS, "torch.tensor(labels).float()")], "dtype"),
+        ([(CATCH + SKIP, DELETED), (LABELS, "torch.tensor(labels).float()")], "wrong_type"),
         ([(CATCH + SKIP, DELETED), (f", {LABELS}", "")], "wrong_type"),
         ([(CATCH + SKIP, DELETED), (" / 255", " / 256")], "pixels_changed"),
         ([(SKIP, "            raise\n")], "stops"),
@@ -140,7 +140,7 @@ def test_promised_more_accepts(changes):
         ),
         ([FIRST], "copies_lost"),
         ([FIRST, (RETURN, AUGMENTED), ("round(share", "round(0.2")], "other_share"),
-        ([FIRST, (RETURN, AUGMENTED), ("val, train = order", "train, val = order")], "swapped"),
+        ([FIRST, (RETURN, AUGMENTED), ("val, train = order", "train, val = order")], "other_share"),
         ([FIRST, (RETURN, AUGMENTED.replace("copies", "(copies + 1)"))], "too_many_copies"),
         ([FIRST, (RETURN, AUGMENTED), ("    order =", "    torch.manual_seed(0)\n    order =")], "seeded"),
         ([FIRST, (RETURN, AUGMENTED), ("    order =", "    images -= images.mean()\n    order =")], "inputs_changed"),

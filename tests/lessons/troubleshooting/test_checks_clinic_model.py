@@ -87,7 +87,7 @@ def test_loss_with_a_floor_says_of_shares_that_they_add_up_to_one():
     divided = MODEL_OF_IMAGES, f"        e = model(images){SHARES}"
     checked = repair("loss_with_a_floor", *broken("loss_with_a_floor", (SOFTMAX, WITHOUT), divided))
     refused(checked, "no_probabilities")
-    assert "adds up to 1 per row, and goes from " in checked.message
+    assert "adds up to 1.00 to 1.00 per row, from numbers between " in checked.message
 
 
 def test_parts_that_have_another_name_or_none_are_taken_for_what_they_are_handed_in_as():
@@ -125,10 +125,10 @@ def test_head_that_sleeps_accepts():
         (broken("head_that_sleeps", ('"fc"', '"head"')), "left_out"),
         (broken("head_that_sleeps", ("lr / 10", "lr")), "still_there"),
         (parts("head_that_sleeps", BY_NAME), "learning_rate"),
-        (parts("head_that_sleeps", NEW.replace(', "lr": 0.1 * lr', "")), "one_rate"),
+        (parts("head_that_sleeps", NEW.replace(', "lr": 0.1 * lr', "")), "learning_rate"),
         (parts("head_that_sleeps", NEW.replace("0.1 * lr", "0.5 * lr")), "learning_rate"),
         (parts("head_that_sleeps", NEW.replace('{"params": new}', '{"params": new, "lr": 10 * lr}')), "learning_rate"),
-        (parts("head_that_sleeps", NEW.replace('{"params": old, "lr": 0.1 * lr}', "")), "backbone_left_out"),
+        (parts("head_that_sleeps", NEW.replace('{"params": old, "lr": 0.1 * lr}', "")), "left_out"),
         (
             parts(
                 "head_that_sleeps", NEW.replace("    return", "    model.backbone.requires_grad_(False)\n    return")

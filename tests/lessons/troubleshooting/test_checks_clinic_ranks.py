@@ -85,7 +85,7 @@ def fetched(ranks, count, epochs=images_nobody_sees.EPOCHS, **settings):
     ("orders", "symptom", "says"),
     [
         (fetched(3, 70, drop_last=True), "left_out", "none is fetched twice, and 1 of them by nobody"),
-        (fetched(2, 64, epochs=6), "count", "fetches 192 images in 3 epochs"),
+        (fetched(2, 64, epochs=6), "count", "fetch 192, 192 images in 3 epochs"),
         (
             [order[:length] for order, length in zip(fetched(3, 70), (72, 69, 69), strict=True)],
             "unequal_shares",
@@ -150,7 +150,7 @@ def test_closed_connection_asks_two_and_three_ranks_for_different_patience():
 
 @pytest.mark.parametrize(
     ("seed", "count", "symptom"),
-    [(15, 4, None), (15, 9, None), (15, 10, "patience"), (10, 7, None), (10, 6, "patience"), (10, 4, "too_early")],
+    [(15, 4, None), (15, 9, None), (15, 10, "patience"), (10, 7, None), (10, 6, "patience"), (10, 4, "patience")],
 )
 def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count, symptom):
     *_, expected = closed_connection._disagreement(3, seed)
@@ -182,7 +182,7 @@ def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count,
         ([(ITEM, MEAN), ("        losses.append(loss)\n", "")], "wrong_value"),
         ([(ITEM, SUMMED)], "wrong_value"),
         ([(ITEM, SUMMED), ("    return losses\n", "    print(losses)\n")], "wrong_type"),
-        ([(STOP, "        if epoch == 0:\n            break\n")], "too_early"),
+        ([(STOP, "        if epoch == 0:\n            break\n")], "patience"),
         ([(STOP, "        dist.barrier()\n" + STOP)], "left_alone"),
         ([(ITEM, SUMMED), ("lr=lr, momentum", "lr=0.05, momentum")], "training_changed"),
     ],

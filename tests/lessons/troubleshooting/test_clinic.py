@@ -241,7 +241,7 @@ def test_the_table_of_causes_is_that_of_the_cases():
 
 
 def test_each_help_quotes_a_hint_of_the_judge():
-    general = texts(ast.parse(inspect.getsource(comparisons)))
+    general = [text for module in (comparisons, judging) for text in texts(ast.parse(inspect.getsource(module)))]
     for slug, (_, lesson) in repairs().items():
         hints = [*texts(source_of(slug)), *general]
         for quoted in re.findall(r'Help – I get "(.*?)"</summary>', lesson):

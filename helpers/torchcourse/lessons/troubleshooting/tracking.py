@@ -25,7 +25,7 @@ import re
 import sys
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -346,6 +346,14 @@ def sum_by_kind(allocations: Iterable[Allocation]) -> dict[str, int]:
     for allocation in allocations:
         counter[allocation.kind] += allocation.bytes
     return dict(counter)
+
+
+def peak_of_activations(model: nn.Module, work: Callable[[], Any]) -> int:
+    """Return the most bytes of activations that are alive at once while `work()` trains the model."""
+    with MemoryTracker() as tracker:
+        tracker.watch(model)
+        work()
+    return max(tracker.timeline().by_kind["activations"], default=0)
 
 
 def describe_unseen(tracker: MemoryTracker) -> str:

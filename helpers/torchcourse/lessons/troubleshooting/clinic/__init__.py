@@ -21,8 +21,8 @@ names occur in no other case, so that a notebook can hold the parts of all patie
 
 The texts are title, complaint (as a user reports it; the log brings the numbers), three hints (where to look, what to
 measure, what to look for), a diagnosis (shown when the patient is healed: what it was, where one meets it), and the
-names of the parts. The docstring of the module is "Patient: " and the cause in one sentence. It defines two functions, and
-`log` where the program runs in a process of its own:
+names of the parts. The docstring of the module is "Patient: " and the cause in one sentence. It defines two functions,
+and `log` where the program runs in a process of its own:
 
 * `evidence(program)` shows what can be measured on the broken program, with `torchcourse.figures`. It may return
   numbers by name for the lesson's `outcome`.

@@ -1,7 +1,8 @@
-"""What several judges do: train a copy of a model; look at steps, weights, optimizer, and the images that arrived."""
+"""What several judges do: call a part, train a copy of a model, and refuse what a repair was to leave as it was."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,31 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from torchcourse.checks import Wrong
+from torchcourse.checks import NotDone, Wrong
+from torchcourse.checks.kit import number, same
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.units import counted
+
+
+@contextlib.contextmanager
+def called_with(data: str) -> Iterator[None]:
+    """Inside, an error that is no verdict gets a note of what the part was given: sizes that are not the program's.
+
+    Args:
+        data: in a few words, such as "5 batches of 8 samples". `judging.examine` shows it below the learner's line.
+    """
+    try:
+        yield
+    except (NotDone, Wrong):
+        raise
+    except (Exception, SystemExit) as error:
+        error.add_note(f"The check called it with {data}.")
+        raise
+
+
+# Training
 
 
 @dataclass(frozen=True)
@@ -70,12 +91,21 @@ def train_copy(
 def expect_steps(given: Trained, expected: Trained) -> None:
     """Refuse a training epoch that makes a different number of optimizer steps, or makes them with a different one."""
     if len(given.steps) != len(expected.steps):
+        made = counted(len(given.steps), "optimizer step")
         raise Wrong(
-            "steps",
-            f"For {len(expected.steps)} batches your epoch makes "
-            f"{counted(len(given.steps), 'optimizer step')}. One step per batch, as it was before.",
+            "steps", f"For {len(expected.steps)} batches your code makes {made}. One step per batch, as it was before."
         )
     expect_own_optimizer(given)
+
+
+def expect_own_optimizer(given: Trained) -> None:
+    """Refuse an epoch whose steps are not all made by the optimizer that it was given."""
+    if given.own < len(given.steps):
+        raise Wrong(
+            "other_optimizer",
+            f"{len(given.steps) - given.own} of {len(given.steps)} steps are made by an optimizer that your function "
+            "builds. The caller's own is left behind, and so are its momentum, its schedule and its checkpoint.",
+        )
 
 
 def expect_all_learn(turn: int, given: Step, expected: Step) -> None:
@@ -100,16 +130,6 @@ def same_direction(given: torch.Tensor, expected: torch.Tensor) -> bool:
     return times > 0 and ((given - times * expected).norm() < precision * given.norm()).item()
 
 
-def expect_own_optimizer(given: Trained) -> None:
-    """Refuse an epoch whose steps are not all made by the optimizer that it was given."""
-    if given.own < len(given.steps):
-        raise Wrong(
-            "other_optimizer",
-            f"{len(given.steps) - given.own} of {len(given.steps)} steps are made by an optimizer that your function "
-            "builds. The caller's own is left behind, and so are its momentum, its schedule and its checkpoint.",
-        )
-
-
 def expect_training_mode(given: Trained) -> None:
     """Refuse an epoch that trains a model which came in evaluation mode and was left there."""
     if given.evaluating:
@@ -130,16 +150,32 @@ def expect_left_in_training_mode(given: Trained) -> None:
         )
 
 
-def expect_weights(given: nn.Module, expected: nn.Module) -> None:
-    """Refuse a model that does not end with exactly the expected weights."""
-    if any(not torch.equal(a, b) for a, b in zip(given.parameters(), expected.parameters(), strict=True)):
+def expect_same_training(given: Trained, expected: Trained) -> None:
+    """Refuse an epoch with other steps, one that ends with other weights, or one that leaves evaluation mode."""
+    expect_steps(given, expected)
+    if not same(list(given.model.parameters()), list(expected.model.parameters()), tolerance=1e-5):
         raise Wrong("training_changed", "The model ends with other weights: the repair has changed the training.")
+    expect_left_in_training_mode(given)
 
 
 def expect_no_graph(loss: Any) -> None:
     """Refuse a loss for the log that still remembers how it came about."""
     if isinstance(loss, torch.Tensor) and loss.requires_grad:
         raise Wrong("graph_returned", "The loss that you return still has a graph: the log would keep it alive.")
+
+
+def expect_number(given: Any, right: float, what: str) -> None:
+    """Refuse what is not this number, to five decimals; `what` it is stands first in the hint."""
+    found = number(given)
+    if found is None or abs(found - right) > 1e-5:
+        raise Wrong("wrong_value", f"{what} is {right:.5f}; you returned {given if found is None else f'{found:.5f}'}.")
+
+
+def expect_loss(given: Any) -> torch.Tensor:
+    """Return what was given if it is one number with a graph; else refuse it."""
+    if not isinstance(given, torch.Tensor) or given.dim() or not given.requires_grad:
+        raise Wrong("no_loss", f"A loss is one number with a graph behind it; this is {given!r}.")
+    return given
 
 
 def expect_optimizer(given: Any) -> None:
@@ -157,17 +193,72 @@ def expect_pair(given: Any, names: str) -> None:
 
 def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Refuse every optimizer but SGD with momentum 0.9 and nothing else."""
-    if type(optimizer) is not torch.optim.SGD:
-        raise Wrong("other_optimizer", "The optimizer was SGD with momentum 0.9, and it was not at fault.")
-    plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9).param_groups[0]
-    for group in optimizer.param_groups:
-        for name in ("momentum", "dampening", "weight_decay", "nesterov", "maximize"):
-            if group[name] != plain[name]:
-                raise Wrong(
-                    "other_optimizer",
-                    f"The optimizer was SGD with {name}={plain[name]}, and now has {name}={group[name]}. It was not at "
-                    "fault.",
-                )
+    plain = {"momentum": 0.9, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False}
+    changed = [
+        f"{name}={group.get(name)}"
+        for group in optimizer.param_groups
+        for name in plain
+        if group.get(name) != plain[name]
+    ]
+    if type(optimizer) is not torch.optim.SGD or changed:
+        raise Wrong(
+            "other_optimizer",
+            "The optimizer was SGD with momentum 0.9, and it was not at fault. Yours is "
+            f"{' with '.join([type(optimizer).__name__, *changed[:1]])}.",
+        )
+
+
+# Evaluation
+
+
+def expect_untouched(model: nn.Module, weights: list[torch.Tensor], training: bool) -> None:
+    """Refuse an evaluation that has changed the model's weights, frozen them, or left the model in a different mode.
+
+    Args:
+        model: after the evaluation.
+        weights: copies of its parameters, as they were before.
+        training: whether the model was in training mode before.
+    """
+    if not same(list(model.parameters()), weights, tolerance=0.0):
+        raise Wrong("weights_changed", "After the evaluation the model has other weights.")
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise Wrong("frozen", "After the evaluation the parameters are frozen: the next epoch trains nothing.")
+    if any(layer.training != training for layer in model.modules()):
+        modes = ("evaluation", "training") if training else ("training", "evaluation")
+        then = "Where the training loop calls model.train() once, at its start, the rest of the training runs so. "
+        raise Wrong(
+            "mode_left_changed",
+            f"After the evaluation the model, or a layer, is in {modes[0]} mode. It came in {modes[1]} mode, and "
+            f"whoever uses it next expects that. {then if training else ''}How do you know in which mode it came?",
+        )
+
+
+def evaluate_for_others(evaluate: Callable[[], Any], model: nn.Module) -> Any:
+    """Evaluate a model with a frozen parameter, for a caller who has autograd off, and return what comes of it.
+
+    Raises:
+        Wrong: if the parameter learns, or autograd is on, after it.
+    """
+    frozen = next(iter(model.parameters())).requires_grad_(False)
+    with torch.no_grad():
+        given = evaluate()
+        recording = torch.is_grad_enabled()
+    if frozen.requires_grad:
+        raise Wrong(
+            "thawed",
+            "A parameter that was frozen before your evaluation can learn after it. Does autograd have to be told of "
+            "each parameter, or is there a block in which it records nothing?",
+        )
+    if recording:
+        raise Wrong(
+            "grad_on",
+            "A caller who had switched autograd off finds it switched on after your evaluation. Which block leaves "
+            "that as it was?",
+        )
+    return given
+
+
+# Data
 
 
 Order = list[list[int]] | None
@@ -197,16 +288,44 @@ def expect_orders_by_seed(orders: list[Order]) -> None:
         raise Wrong("seed_ignored", "Two loaders that are made with different seeds bring the samples in one order.")
 
 
-def image_numbers(images: Iterable[torch.Tensor], count: int, left_out: Iterable[int]) -> list[int | None]:
-    """Return for each image which of the first `count` of MNIST it is; None for one of `left_out` or an unknown one.
+def expect_workers(count: int, without: str) -> None:
+    """Refuse a loader with fewer than two workers; `without` is the hint for one that has none."""
+    if count == 0:
+        raise Wrong("no_workers", without)
+    if count == 1:
+        raise Wrong("fewer_workers", "There were two workers, because loading is slow. Now there is one.")
+
+
+def numbers_of_images(images: Iterable[torch.Tensor], count: int, left_out: Collection[int], what: str) -> list[int]:
+    """Return for each image which of the first `count` of MNIST it is.
 
     Args:
         images: 784 values each, scaled to 0–1.
         count: how many images were written to the file or folder.
         left_out: the numbers of those that cannot be read.
+        what: what such an image is, such as "scan of the folder".
+
+    Raises:
+        Wrong: unless each image that can be read is there once, and no other.
     """
     pixels, _ = mnist()[:count]
     pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).byte()
-    readable = set(range(count)).difference(left_out)
-    known = {pixels[number].numpy().tobytes(): number for number in readable}
-    return [known.get((image * 255).round().byte().numpy().tobytes()) for image in images]
+    known = {pixels[number].numpy().tobytes(): number for number in set(range(count)).difference(left_out)}
+    found = [known.get((image * 255).round().byte().numpy().tobytes()) for image in images]
+    order = [number for number in found if number is not None]
+    case = f"Of {count}, {len(known)} can be read:"
+    if not found:
+        raise Wrong("samples_lost", f"{case} none arrives.")
+    if not order:
+        raise Wrong("pixels_changed", f"{case} none of your images is a {what}. Are they still scaled to 0–1?")
+    if len(order) < len(found):
+        raise Wrong(
+            "invented_image",
+            f"{case} {len(found) - len(order)} of your images are no {what}. What does the model learn from an image "
+            "that stands in for a bad one, under its label?",
+        )
+    if len(order) > len(set(order)):
+        raise Wrong("sample_twice", f"{case} {len(order) - len(set(order))} come twice.")
+    if len(order) < len(known):
+        raise Wrong("samples_lost", f"{case} you return {len(order)}. One that is bad should cost one.")
+    return order

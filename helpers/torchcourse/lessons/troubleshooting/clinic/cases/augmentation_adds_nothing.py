@@ -10,7 +10,12 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import message_of, still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import Order, expect_orders_by_seed, orders_by
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    Order,
+    expect_orders_by_seed,
+    expect_workers,
+    orders_by,
+)
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
@@ -39,14 +44,11 @@ def judge(program: Program, seed: int) -> str:
     count = 3 * BATCH + 4 + BATCH * (seed % 2)  # the last batch is a short one
     images, labels = torch.ones(count, 1, 28, 28), torch.arange(count)
     workers, runs, orders, whole = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
-    if not workers:
-        raise Wrong(
-            "no_workers",
-            "One process draws all numbers now, so none comes twice. But the two workers are gone, and with them the "
-            "speed that they were there for.",
-        )
-    if workers == 1:
-        raise Wrong("fewer_workers", "There were two workers, since loading is slow. Now there is one.")
+    expect_workers(
+        workers,
+        "One process draws all numbers now, so none comes twice. But the two workers are gone, and with them the speed "
+        "that they were there for.",
+    )
     if not whole:
         raise Wrong(
             "inputs_changed",
@@ -129,20 +131,15 @@ def _judge_data(epochs: list[Epoch], count: int) -> None:
 def _judge_drawn(drawn: torch.Tensor) -> None:
     """Judge the brightnesses [epochs, samples]."""
     low, high, spread = drawn.min().item(), drawn.max().item(), drawn[0].std().item()
-    if low < 0.5 or high > 1.5 or spread < 0.2:
+    first = drawn[0][:32]  # a batch, which one worker makes
+    if low < 0.5 or high > 1.5 or spread < 0.2 or len(first.unique()) < len(first) // 2:
         raise Wrong(
             "no_augmentation",
-            f"The brightness now lies between {low:.2f} and {high:.2f} with a spread of {spread:.2f}. It was drawn "
-            "evenly between 0.5 and 1.5: that is what the model is to get used to.",
+            f"The brightness now lies between {low:.2f} and {high:.2f} with a spread of {spread:.2f}, and the "
+            f"{len(first)} numbers of the first batch are {len(first.unique())} different ones. It was drawn evenly "
+            "between 0.5 and 1.5: that is what the model is to get used to.",
         )
     total = drawn.shape[1]
-    first = drawn[0][:32]  # a batch, which one worker makes
-    if len(first.unique()) < len(first) // 2:
-        raise Wrong(
-            "no_augmentation",
-            f"The {len(first)} numbers of the first batch are only {len(first.unique())} different ones. They were "
-            "drawn evenly between 0.5 and 1.5.",
-        )
     within = total - len(drawn[0].unique())
     if within > total // 4:
         raise Wrong(

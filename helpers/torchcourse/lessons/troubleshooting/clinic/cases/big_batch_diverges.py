@@ -14,6 +14,7 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    called_with,
     expect_all_learn,
     expect_left_in_training_mode,
     expect_no_graph,
@@ -22,9 +23,8 @@ from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     same_direction,
     train_copy,
 )
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.tracking import peak_of_activations
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
 from torchcourse.units import format_bytes
@@ -102,11 +102,12 @@ def _judge_report(given: Any, right: float, accumulate: int) -> None:
     found = number(given)
     if found is None:
         raise Wrong("no_number", f"The steps are right. Return the mean loss of a batch; you returned {given!r}.")
-    text = f"The steps are right. The reported loss of a batch should be {right:.4f}, and is {found:.4f}"
-    if accumulate > 1 and abs(found * accumulate - right) < 1e-9:
-        raise Wrong("wrong_value", f"{text}: what was divided for the gradient is not for the log.")
     if abs(found - right) > 1e-9:
-        raise Wrong("wrong_value", f"{text}. It was the mean over the batches before.")
+        raise Wrong(
+            "wrong_value",
+            f"The steps are right. The reported loss of a batch, the mean over the batches, should be {right:.4f}, and "
+            f"is {found:.4f}. What is divided for the gradient of {accumulate} batches is not for the log.",
+        )
 
 
 def _judge_memory(epoch: Callable) -> None:
@@ -116,63 +117,50 @@ def _judge_memory(epoch: Callable) -> None:
     start = mlp(4, 16, 16, 3)
     data = TensorDataset(torch.randn(accumulate * size, 4), torch.randint(0, 3, (accumulate * size,)))
 
-    def peak(function: Callable, loader: DataLoader, batches: int) -> int:
+    def peak(function: Callable, size: int, batches: int) -> int:
         model = copy.deepcopy(start)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with MemoryTracker() as tracker:
-            tracker.watch(model)
-            function(model, loader, optimizer, batches)
-        return max(tracker.timeline().by_kind["activations"], default=0)
+        return peak_of_activations(model, lambda: function(model, DataLoader(data, size), optimizer, batches))
 
-    loader = DataLoader(data, size)
-    most = peak(epoch, loader, accumulate)
-    small, large = peak(_plain_epoch, loader, 1), peak(_plain_epoch, DataLoader(data, accumulate * size), 1)
+    most, small = peak(epoch, size, accumulate), peak(_plain_epoch, size, 1)
     if most > 2 * small:
         raise Wrong(
             "no_memory_saved",
             f"The steps are right. But {accumulate} batches per step need {format_bytes(most)} of activations at once; "
-            f"one batch alone needs {format_bytes(small)}, and the large batch {format_bytes(large)}, which does not "
-            "fit on their GPU. When are the activations of the first batch released?",
+            f"one batch alone needs {format_bytes(small)}. More does not fit on their GPU. When are the activations of "
+            "the first batch released?",
         )
 
 
 def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float) -> None:
+    case = f"With {accumulate} batches per step"
     if len(given) != len(right):
-        raise Wrong(
-            "steps", f"{3 * accumulate} batches, {accumulate} per step: {len(right)} steps, and you make {len(given)}."
-        )
+        raise Wrong("steps", f"{case}, {3 * accumulate} batches are {len(right)} steps, and you make {len(given)}.")
     for turn, (step, should) in enumerate(zip(given, right, strict=True), start=1):
+        ratio = (step.gradient.norm() / should.gradient.norm()).item()
         if any(abs(value - rate) > 1e-12 for value in step.rates):
-            _refuse_rate(turn, step, should, accumulate, rate)
+            why = "It is the caller's, and it was not at fault."
+            if abs(step.rates[0] * ratio / rate - 1) < 1e-3:
+                why = (
+                    "For plain SGD that comes to the same; for Adam, weight decay or clipping it does not. The "
+                    "gradient is what is wrong."
+                )
+            raise Wrong(
+                "learning_rate", f"The learning rate at step {turn} is {step.rates[0]:g} instead of {rate:g}. {why}"
+            )
         expect_all_learn(turn, step, should)
         if (step.gradient - should.gradient).norm() < 1e-6 * should.gradient.norm():  # 1 / k in float32 is as good
             continue
-        ratio = (step.gradient.norm() / should.gradient.norm()).item()
-        same_way = same_direction(step.gradient, should.gradient)
-        if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
+        if not same_direction(step.gradient, should.gradient):
             raise Wrong(
-                "still_there", f"With {accumulate} batches per step the gradient is {ratio:.0f} times too long."
+                "not_all_batches",
+                f"{case}, step {turn} does not go along the mean gradient of its batches: some are missing in it, or "
+                "do not count equally.",
             )
-        if same_way:
-            raise Wrong(
-                "scaled",
-                f"With {accumulate} batches per step the gradient has the right direction and {ratio:.2f} times the "
-                "length. Is something cut off, or divided by a number that is right for a different setting only?",
-            )
+        if abs(ratio - accumulate) < 1e-6 * accumulate:
+            raise Wrong("still_there", f"{case} the gradient is {ratio:.0f} times too long.")
         raise Wrong(
-            "not_all_batches",
-            f"With {accumulate} batches per step, step {turn} does not go along the mean gradient of its batches: "
-            "some are missing in it, or do not count equally.",
+            "scaled",
+            f"{case} the gradient has the right direction and {ratio:.2f} times the length. Is something cut off, or "
+            "divided by a number that is right for a different setting only?",
         )
-
-
-def _refuse_rate(turn: int, step: Step, should: Step, accumulate: int, rate: float) -> None:
-    given = f"The learning rate at step {turn} is {step.rates[0]:g} instead of {rate:g}."
-    ratio = (step.gradient.norm() / should.gradient.norm()).item()
-    if abs(step.rates[0] * ratio / rate - 1) < 1e-3:
-        raise Wrong(
-            "learning_rate",
-            f"{given} For plain SGD that comes to the same; for Adam, weight decay or clipping it does not. The "
-            "gradient is what is wrong.",
-        )
-    raise Wrong("learning_rate", f"{given} It is the caller's, and it was not at fault.")

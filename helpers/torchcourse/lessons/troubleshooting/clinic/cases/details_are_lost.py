@@ -20,7 +20,8 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Order,
     expect_orders_by_seed,
-    image_numbers,
+    expect_workers,
+    numbers_of_images,
     orders_by,
 )
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -77,17 +78,11 @@ def judge(program: Program, seed: int) -> str:
                 "Loading has written into the file. Whoever looks for the fault of the export needs it as it came.",
             )
     for loaded, (records, cut_off) in zip(fetched, files, strict=True):
-        if not loaded.workers:
-            raise Wrong(
-                "no_workers",
-                "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. "
-                "Loading was given to two workers because it is slow; they should come back.",
-            )
-        if loaded.workers == 1:
-            raise Wrong(
-                "fewer_workers",
-                "There was a second worker, because loading is slow, and it was not at fault. Now there is one.",
-            )
+        expect_workers(
+            loaded.workers,
+            "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. Loading "
+            "was given to two workers because it is slow; they should come back.",
+        )
         _judge_epochs(loaded.epochs, records, cut_off)
     _judge_report(fetched[0], fetched[2], len(first))
     expect_orders_by_seed(orders)
@@ -146,16 +141,12 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> tuple[lis
                 "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
                 "function of a library do that?",
             ) from None
+        where = f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}"
         if error.kind == _NotMadeError.__name__:
-            raise Wrong(
-                "still_stops",
-                f"No worker has begun: for a file with bad lines record_loader() itself ends with {what}."
-                f"{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
-            ) from None
+            where = f"No worker has begun: for a file with bad lines record_loader() itself ends with {what}"
         raise Wrong(
             "still_stops",
-            f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}."
-            f"{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
+            f"{where}.{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
         ) from None
 
 
@@ -212,39 +203,13 @@ def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...
 
 def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[int]:
     """Return the numbers of the records in the order in which an epoch brings them."""
-    readable = count - len(cut_off)
-    case = f"Of {count} records {readable} can be read:"
-    found = image_numbers([row for rows, _ in batches for row in rows], count, cut_off)
-    order = [number for number in found if number is not None]
-    if not found:
-        raise Wrong("samples_lost", f"{case} none arrives. An epoch is over before its first batch, without an error.")
-    if not order:
-        raise Wrong(
-            "pixels_changed",
-            f"{case} {len(found)} images arrive, and none is one of the file. Are their pixels still scaled to 0–1?",
-        )
-    if len(order) < len(found):
-        raise Wrong(
-            "invented_image",
-            f"{case} {len(found) - len(order)} images arrive that are not in the file. What is put in the place of a "
-            "bad record is trained on, under its label.",
-        )
-    if len(order) > len(set(order)):
-        raise Wrong(
-            "sample_twice",
-            f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of "
-            f"{'bad ones' if len(set(order)) == readable else 'others'}.",
-        )
-    if len(order) < readable:
-        raise Wrong(
-            "samples_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
-        )
+    order = numbers_of_images([row for rows, _ in batches for row in rows], count, cut_off, "record of the file")
     for rows, labels in batches:
         kinds = [each.dtype if isinstance(each, torch.Tensor) else type(each[0]) for each in (rows, labels)]
         if kinds != [torch.float32, torch.int64]:
-            raise Wrong("dtype", f"{case} images were float32 and labels int64; yours are {kinds[0]} and {kinds[1]}.")
+            raise Wrong("dtype", f"Images were float32 and labels int64; yours are {kinds[0]} and {kinds[1]}.")
     if [int(label) for _, labels in batches for label in labels] != mnist()[:count][1][order].tolist():
-        raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of a different one.")
+        raise Wrong("labels_mixed", "All records arrive, and some carry the label of a different one.")
     if max(len(rows) for rows, _ in batches) != BATCH:
         raise Wrong("other_batches", f"The batches were {BATCH} records long, and no longer are.")
     return order

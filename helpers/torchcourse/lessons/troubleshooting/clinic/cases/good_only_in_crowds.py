@@ -11,7 +11,7 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import tensor_of
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
@@ -55,22 +55,20 @@ def judge(program: Program, seed: int) -> str:
     together = tensor_of(given, [len(asked)], hint)
     if together.is_floating_point():
         raise Wrong("dtype", f"{hint} Yours are {together.dtype}.")
-    glaring = asked[:1] * 20
-    requests = {
-        "alone": asked.split(1),
-        "three at a time": asked.split(3),
-        "together with one much brighter scan": [torch.cat([one, glaring]) for one in asked.split(1)],
-    }
-    for company, sent in requests.items():
-        answers = _answers(reader, sent)
-        answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is only company
+    brighter = [torch.cat([one, asked[:1] * 20]) for one in asked.split(1)]
+    for company, sent, in_each in (
+        ("alone", asked.split(1), 1),
+        ("three at a time", asked.split(3), 1),
+        ("together with one much brighter scan", brighter, 2),
+    ):
+        answers = _answers(reader, sent)[::in_each]
         differ = int((answers != together).sum())
         if differ > 2:  # a sum may be rounded in a different way
+            here, there = ((given == digits).float().mean().item() for given in (answers, together))
             raise Wrong(
                 "still_there",
-                f"Sent {company}, {differ} of 200 scans get a different answer than all at once"
-                f"{_compare_shares(answers == digits, together == digits)}. "
-                "What a scan is should not depend on which others it comes with.",
+                f"Sent {company}, {differ} of 200 scans get a different answer than all at once: {here:.0%} are right, "
+                f"and all at once {there:.0%}. What a scan is should not depend on which others it comes with.",
             )
     right = (together == digits).float().mean().item()
     if right < 0.75:
@@ -95,11 +93,6 @@ def judge(program: Program, seed: int) -> str:
             "use the same numbers. To which of them does a shift and a scale belong?",
         )
     return f"Healed: one by one or all at once, the same answers, {right:.0%} of them right, whatever the scanner."
-
-
-def _compare_shares(here: torch.Tensor, together: torch.Tensor) -> str:
-    shares = [f"{right.float().mean():.0%}" for right in (here, together)]
-    return f", and {shares[0]} are right, not {shares[1]}" if shares[0] != shares[1] else ""
 
 
 def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) -> Any:

@@ -7,8 +7,7 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, expect_momentum, expect_optimizer
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
@@ -65,21 +64,10 @@ def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: floa
             f"{frozen[0]} can learn no more. Frozen layers are a different training run than the one asked for.",
         )
     rate_of = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, parameter in model.named_parameters() if id(parameter) not in rate_of]
-    _judge_missing(model, missing)
-    _judge_rates({name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}, rate)
-    expect_momentum(optimizer)
-
-
-def _is_old(name: str) -> bool:
-    return name.startswith("backbone.")
-
-
-def _judge_missing(model: nn.Module, missing: list[str]) -> None:
-    """Judge the names of the parameters that are in no group."""
-    if any(map(_is_old, missing)):
-        raise Wrong("backbone_left_out", "Now parameters of the backbone are in no group.")
-    if missing == [name for name, _ in model.named_parameters() if not _is_old(name)]:
+    names = {name: id(parameter) for name, parameter in model.named_parameters()}
+    new = [name for name in names if not name.startswith("backbone.")]
+    missing = [name for name, key in names.items() if key not in rate_of]
+    if missing == new:
         raise Wrong("still_there", f"{', '.join(missing)}: in no group of the optimizer, so they never move.")
     if missing:
         raise Wrong(
@@ -87,17 +75,12 @@ def _judge_missing(model: nn.Module, missing: list[str]) -> None:
             f"A model with the parts {', '.join(name for name, _ in model.named_children())}: {', '.join(missing)} "
             "in no group. The docstring says which parameters are new. What if the next model has other names?",
         )
-
-
-def _judge_rates(given: dict[str, float], rate: float) -> None:
-    """Judge the learning rate of each parameter, by its name."""
-    if len(set(given.values())) == 1:
-        raise Wrong("one_rate", "All parameters have the same learning rate. The backbone was to learn at a tenth.")
-    for name, found in given.items():
-        wanted = rate / 10 if _is_old(name) else rate
+    for name, key in names.items():
+        found, wanted = rate_of[key], rate if name in new else rate / 10
         if abs(found - wanted) > 1e-9:
             raise Wrong(
                 "learning_rate",
                 f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. The docstring says who "
                 "learns at which.",
             )
+    expect_momentum(optimizer)

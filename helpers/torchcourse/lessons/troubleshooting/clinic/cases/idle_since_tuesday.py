@@ -11,8 +11,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, expect_pair, numbers_of_images
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 SHOWN = 10  # images at once
@@ -80,14 +79,16 @@ def _loaded(
         )
     expect_pair(given, "scans and labels")
     images, labels = given
-    if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
-        kinds = " and ".join(type(value).__name__ for value in given)
-        raise Wrong("wrong_type", f"Scans and labels were two tensors; you return {kinds}.")
-    if images.shape[1:] != (1, 28, 28) or labels.dim() != 1:
-        shapes = " and ".join(str(list(value.shape)) for value in given)
-        raise Wrong("shape", f"Scans are [N, 1, 28, 28] and labels [N], as before; yours are {shapes}.")
-    if images.dtype != torch.float32 or labels.dtype != torch.int64:
-        raise Wrong("dtype", f"Scans were float32 and labels int64; yours are {images.dtype} and {labels.dtype}.")
+    told = [
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        for value in given
+    ]
+    if told != [f"torch.float32 {[len(images), 1, 28, 28]}", f"torch.int64 {[len(labels)]}"]:
+        raise Wrong(
+            "wrong_type",
+            "As before, return scans as a float32 tensor [N, 1, 28, 28] and labels as an int64 tensor [N]. You return "
+            f"{' and '.join(told)}.",
+        )
     return images, labels
 
 
@@ -96,30 +97,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable: tuple[int, ...]) -> None:
-    digits, readable = mnist()[:count][1], count - len(unreadable)
     case = f"{count} files, {len(unreadable)} of them unreadable:"
     if len(images) != len(labels):
         raise Wrong("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
-    found = image_numbers(images, count, unreadable)
-    if set(found) == {None}:
-        raise Wrong(
-            "pixels_changed", f"{case} none of your images is a scan of the folder. Are they still scaled to 0–1?"
-        )
-    if None in found:
-        raise Wrong(
-            "invented_image",
-            f"{case} {found.count(None)} of your images are no scan of the folder. What does the model learn from an "
-            "image that nobody scanned, under a label of somebody else?",
-        )
-    if len(set(found)) < readable:
-        raise Wrong(
-            "samples_lost",
-            f"{case} you return {len(set(found))} different scans, but {readable} can be read. "
-            "One bad file should cost one scan.",
-        )
-    if len(found) > readable:
-        raise Wrong("sample_twice", f"{case} {len(found) - readable} scans come twice.")
-    wrong = [place for place, (index, label) in enumerate(zip(found, labels, strict=True)) if digits[index] != label]
+    found = numbers_of_images(images, count, unreadable, "scan of the folder")
+    wrong = (mnist()[:count][1][found] != labels).nonzero().flatten().tolist()
     if wrong:
         raise Wrong(
             "still_there",

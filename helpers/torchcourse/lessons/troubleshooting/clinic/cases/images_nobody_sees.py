@@ -12,7 +12,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
 from torchcourse.ranks.run import run_ranks
@@ -71,20 +71,19 @@ def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labe
 def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
     case, share = f"On {ranks} ranks with {count} images", -(-count // ranks)
     lengths = [len(order) for order in orders]
-    if max(lengths) > share * EPOCHS:
-        if any(len(set(order[:count])) < count for order in orders):
-            raise Wrong(
-                "count",
-                f"{case}, a rank fetches {max(lengths)} images in {EPOCHS} epochs. Its share is {share}, so "
-                f"{share * EPOCHS} were to be expected: how many epochs, and of how many images, does it train?",
-            )
+    too_many = max(lengths) > share * EPOCHS
+    if too_many and all(len(set(order[:count])) == count for order in orders):
         raise Wrong(
             "whole_set",
             f"{case}, a rank fetches {max(lengths) // EPOCHS} images per epoch; its share would be {share}. Nothing is "
             "missed, because everybody does everything, and nothing is gained by a second rank.",
         )
-    if min(lengths) < (count // ranks) * EPOCHS:
-        raise Wrong("count", f"{case}, a rank fetches {min(lengths)} images in {EPOCHS} epochs: too few.")
+    if too_many or min(lengths) < (count // ranks) * EPOCHS:
+        raise Wrong(
+            "count",
+            f"{case}, the ranks fetch {', '.join(map(str, lengths))} images in {EPOCHS} epochs. The share of each is "
+            f"{share * EPOCHS}: how many epochs, and of how many images, does it train?",
+        )
     if len(set(lengths)) > 1:
         raise Wrong(
             "unequal_shares",

@@ -8,8 +8,12 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer, expect_pair
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    called_with,
+    expect_momentum,
+    expect_optimizer,
+    expect_pair,
+)
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.units import counted
 
@@ -82,13 +86,12 @@ def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int, l
             f"A model of {layers} layers came, the last one Linear with 12 inputs and a bias; it leaves with "
             f"{len(model)}, the last one {last}. Only the number of outputs was to change.",
         )
-    if last.out_features != classes:
+    if last.out_features != classes or any(torch.equal(row, old) for row in last.weight for old in old_weight):
         raise Wrong(
             "old_layer",
-            f"A model of {layers} layers, a task of {classes} classes: the last one has {last.out_features} outputs.",
+            f"A task of {classes} classes needs a new last layer. Yours has {last.out_features} outputs, or weights of "
+            "the old task.",
         )
-    if any(torch.equal(row, old) for row in last.weight for old in old_weight):
-        raise Wrong("old_layer", "The last layer still has weights of the old task.")
     if not all(parameter.requires_grad for parameter in last.parameters()):
         raise Wrong("head_frozen", "The new layer is frozen too: it has nothing to learn with.")
 

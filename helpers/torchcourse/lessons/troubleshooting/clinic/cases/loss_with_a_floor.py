@@ -7,7 +7,7 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, expect_loss
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
@@ -71,23 +71,18 @@ def _output(model: nn.Module) -> nn.Parameter:
 def _judge_loss(program: Program, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     right = F.cross_entropy(_logits(model, images), labels)
     twice = F.cross_entropy(_logits(model, images).softmax(1), labels)
-    given = program.loss_of(model(images), labels)
-    if not isinstance(given, torch.Tensor) or given.dim() or not given.requires_grad:
-        raise Wrong("no_loss", f"A loss is one number with a graph behind it; loss_of() returns {given!r}.")
-    if torch.allclose(given, right, rtol=1e-4):
-        if not _parallel(*(torch.autograd.grad(loss, _output(model))[0] for loss in (given, right))):
-            raise Wrong(
-                "cosmetic", "The number is right, and its gradient points elsewhere: the network learns from that."
-            )
+    given = expect_loss(program.loss_of(model(images), labels))
+    slope, sick, sound = (torch.autograd.grad(loss, _output(model))[0] for loss in (given, twice, right))
+    is_right = torch.allclose(given, right, rtol=1e-4)
+    if is_right and _parallel(slope, sound):
         return
     if torch.allclose(given, twice, rtol=1e-4):
         raise Wrong("still_there", "The loss is what it was: for perfect answers it still stays far above zero.")
-    slope, sick, sound = (torch.autograd.grad(loss, _output(model))[0] for loss in (given, twice, right))
-    if _parallel(slope, sick) and not _parallel(slope, sound):
+    if is_right or (_parallel(slope, sick) and not _parallel(slope, sound)):
         raise Wrong(
             "cosmetic",
-            "The number is different, and its gradient still points where it did: the curve looks better, and the "
-            "network learns as badly as before.",
+            f"The number is different{', and right' if is_right else ''}, and its gradient is not that of one softmax. "
+            "The network learns from the gradient.",
         )
     if given < 0:
         raise Wrong(
@@ -121,14 +116,12 @@ def _judge_probabilities(program: Program, model: nn.Module, images: torch.Tenso
             f"The loss is right, but where the network is very sure probabilities() holds {int(given.isnan().sum())} "
             "times NaN: the exponential of a large logit is infinite. Is there a function that does without it?",
         )
-    sums = given.sum(1)
-    said = f"what probabilities() returns adds up to {sums.min().item():.2f} to {sums.max().item():.2f} per row"
-    if torch.allclose(sums, torch.ones(()), atol=1e-3):
-        said = f"what probabilities() returns adds up to 1 per row, and goes from {given.min().item():.2f} to "
-        said += f"{given.max().item():.2f}: it is not how probable the network takes each class to be"
+    (least, most), (low, high) = given.sum(1).aminmax(), given.aminmax()
     raise Wrong(
         "no_probabilities",
-        f"The training is right, but {said}. Who turned outputs into probabilities before?",
+        f"The training is right, but what probabilities() returns adds up to {least:.2f} to {most:.2f} per row, from "
+        f"numbers between {low:.2f} and {high:.2f}: not how probable the network takes each class to be. Who turned "
+        "outputs into probabilities before?",
     )
 
 

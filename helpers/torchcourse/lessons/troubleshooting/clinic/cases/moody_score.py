@@ -9,13 +9,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.checks.kit import number
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
+from torchcourse.checks.kit import copies, number
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, expect_untouched
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 AWAKE = {"Dropout": "some of its units are switched off", "BatchNorm1d": "the test batch sets its statistics"}
 """What a kind of layer does in training mode."""
+_SEED = 2**20  # that no learner writes
 
 
 def evidence(program: Program) -> dict[str, float]:
@@ -47,25 +48,30 @@ def judge(program: Program, seed: int) -> str:
             torch.rand(len(images)) < 0.7, sound(images).argmax(1), torch.randint(0, classes, (len(images),))
         )
         right = (sound(images).argmax(1) == labels).float().mean().item()
-    look, state, dice = repr(model), copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    look, before = repr(model), copies(model.parameters())
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
+    dice = torch.manual_seed(_SEED).get_state()
     data = f"{len(images)} samples of {inputs} numbers in batches of 7 and of {len(images)}, and of {classes} classes"
     with TrainingRecorder() as record, called_with(data):
         scores, awake = _scores(program, model, loaders)
-    if awake and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
+    as_in_training = f"of another model: {' and '.join(AWAKE[kind] for kind in sorted(awake, reverse=True))}."
+    if awake and torch.initial_seed() != _SEED:
         raise Wrong(
             "seeded",
-            "Two evaluations agree, because they draw the same random numbers. The score is still that of another "
-            f"model: {' and '.join(AWAKE[kind] for kind in sorted(awake, reverse=True))}.",
+            "Evaluations agree where they draw the same random numbers, and your function sets their seed. The score "
+            f"is still that {as_in_training}",
         )
-    _judge_model(model, look, state)
+    if repr(model) != look:
+        raise Wrong(
+            "layer_changed", "After the evaluation the model is different: a layer was changed or switched off."
+        )
     if awake:
         raise Wrong(
             "still_there",
             f"In two batch sizes the score is {scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%} in both. "
-            f"The model is asked while it behaves as in training: {' and '.join(sorted(awake))}.",
+            f"It is that {as_in_training}",
         )
     if any(abs(score - right) > 1e-6 for score in scores):
         raise Wrong(
@@ -73,12 +79,7 @@ def judge(program: Program, seed: int) -> str:
             f"The share of right answers is {right:.2%}; your function returned {scores[0]:.2%} and {scores[1]:.2%} in "
             "two batch sizes.",
         )
-    if any(not layer.training for layer in model.modules()):
-        raise Wrong(
-            "mode_left_changed",
-            "The scores are right. But the training loop calls model.train() once, at its start: after your first "
-            "evaluation the rest of the training runs without dropout and without new statistics.",
-        )
+    expect_untouched(model, before, training=True)
     if record.trained:
         raise Wrong(
             "recorded",
@@ -87,18 +88,9 @@ def judge(program: Program, seed: int) -> str:
         )
     if not torch.equal(torch.get_rng_state(), dice):
         raise Wrong("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
-    _judge_model_that_comes_in_evaluation_mode(program, model.eval(), loaders[0])
+    program.evaluate(model.eval(), loaders[0])
+    expect_untouched(model, before, training=False)
     return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
-
-
-def _judge_model_that_comes_in_evaluation_mode(program: Program, model: nn.Module, loader: DataLoader) -> None:
-    program.evaluate(model, loader)
-    if any(layer.training for layer in model.modules()):
-        raise Wrong(
-            "mode_left_changed",
-            "The scores are right. But a model that came in evaluation mode leaves in training mode: the next one who "
-            "asks it gets an answer that changes. In which mode did it come?",
-        )
 
 
 def _scores(program: Program, model: nn.Module, loaders: list[DataLoader]) -> tuple[list[float], set[str]]:
@@ -121,23 +113,3 @@ def _score(given: Any) -> float:
     if found is None:
         raise Wrong("no_number", f"Return the share of right answers, a number. You returned {given!r}.")
     return found
-
-
-def _dice_after(program: Program, model: nn.Module, loader: DataLoader, seed: int) -> list[int]:
-    """The state of the random numbers after an evaluation that starts with those of `seed`."""
-    torch.manual_seed(seed)
-    program.evaluate(model, loader)
-    return torch.get_rng_state().tolist()
-
-
-def _judge_model(model: nn.Module, look: str, state: dict[str, torch.Tensor]) -> None:
-    if repr(model) != look:
-        raise Wrong(
-            "layer_changed", "After the evaluation the model is different: a layer was changed or switched off."
-        )
-    now = model.state_dict()
-    weights = [name for name in state if "running" not in name and "tracked" not in name]
-    if any(not torch.equal(state[name], now[name]) for name in weights):
-        raise Wrong("weights_changed", "After the evaluation the model has other weights.")
-    if not all(parameter.requires_grad for parameter in model.parameters()):
-        raise Wrong("frozen", "After the evaluation the parameters are frozen: the next epoch trains nothing.")

@@ -14,12 +14,11 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
-    expect_left_in_training_mode,
-    expect_steps,
-    expect_weights,
+    called_with,
+    expect_number,
+    expect_same_training,
     train_copy,
 )
-from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
@@ -67,14 +66,11 @@ def judge(program: Program, seed: int) -> str:
     returned = given.returned if isinstance(given.returned, tuple | list) else ()
     if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in returned):
         raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
-    expect_steps(given, plain)
-    expect_weights(given.model, plain.model)
-    expect_left_in_training_mode(given)
+    expect_same_training(given, plain)
     names = "training loss", "loss on the probe"
     found = numbers_of(given.returned, 2, " and ".join(names))
     for name, loss, right in zip(names, found, plain.returned, strict=True):
-        if abs(loss - right) > 1e-5:
-            raise Wrong("wrong_value", f"The {name}, a mean over the batches, is {right:.5f}; you returned {loss:.5f}.")
+        expect_number(loss, right, f"The {name}, a mean over the batches,")
     if grown > 100:
         return (
             "Healed: no step leaves a graph behind, the means are the same, and so is the trained model. But each step "
@@ -112,17 +108,13 @@ def _grown(
 
 
 def _plain_epoch(
-    model: nn.Module,
-    loader: DataLoader,
-    optimizer: torch.optim.Optimizer,
-    probe: torch.Tensor,
-    generator: torch.Generator,
+    model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, probe: torch.Tensor, noise: torch.Generator
 ) -> tuple[float, float]:
     running, probed = 0.0, 0.0
     for images, _ in loader:
         images = images.flatten(1)
         optimizer.zero_grad()
-        noisy = images + 0.5 * torch.randn(images.shape, generator=generator)
+        noisy = images + 0.5 * torch.randn(images.shape, generator=noise)
         loss = F.mse_loss(model(noisy), images)
         loss.backward()
         optimizer.step()
