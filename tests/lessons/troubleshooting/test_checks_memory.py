@@ -342,7 +342,7 @@ def test_find_batch_size_accepts(learner):
     ("learner", "symptom"),
     [
         (doubling_only, "not_the_largest"),
-        (lambda attempt, limit: bisect(attempt, limit) + 1, "one_too_many"),
+        (lambda attempt, limit: bisect(attempt, limit) + 1, "does_not_fit"),
         (lambda attempt, limit: limit, "does_not_fit"),
         (one_by_one, "too_many_tries"),
         (lambda attempt, limit: [fits(attempt, 1) for _ in range(30)] and bisect(attempt, limit), "too_many_tries"),

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, same
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.tracking import peak_of_activations
 from torchcourse.models import mlp
 from torchcourse.units import format_bytes
 
@@ -46,14 +46,6 @@ def _gradients(model: nn.Module) -> list[torch.Tensor]:
     return copies(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
 
 
-def _peak(model: nn.Module, work: Callable[[], Any]) -> int:
-    """The most bytes of activations that are alive at once."""
-    with MemoryTracker() as tracker:
-        tracker.watch(model)
-        work()
-    return max(tracker.timeline().by_kind["activations"], default=0)
-
-
 def _run(blocks: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
     kept: list[torch.Tensor] = []
 
@@ -66,7 +58,7 @@ def _run(blocks: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[torch.
             output.square().sum().backward()
 
     blocks.zero_grad()
-    peak = _peak(blocks, work)
+    peak = peak_of_activations(blocks, work)
     return kept[0], peak
 
 
@@ -122,21 +114,20 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
     # Few weights, so that what is alive at once are activations, and not gradients that somebody sums up.
     model, x, y = mlp(20, 16, 16, 3).double(), torch.randn(samples, 20).double(), torch.randint(3, (samples,))
     weights = copies(model.parameters())
-    passes: list[int] = []
-    autocast: list[bool] = []
-    training: list[bool] = []
-    plain = _peak(model, lambda: loss_fn(model(x), y).backward())
-    right = _gradients(model)
+    of_cross_entropy, _ = _whole_batch(model, F.cross_entropy, x, y)
+    right, plain = _whole_batch(model, loss_fn, x, y)
     model.zero_grad()
-    first = next(layer for layer in model if isinstance(layer, nn.Linear))
+    sizes: list[int] = []
+    training: set[bool] = set()
+    autocast: set[bool] = set()
 
     def note(layer: nn.Module, given: tuple[torch.Tensor]) -> None:
-        passes.append(len(given[0]))
-        autocast.append(torch.is_autocast_enabled("cpu"))
-        training.append(layer.training)
+        sizes.append(len(given[0]))
+        training.add(layer.training)
+        autocast.add(torch.is_autocast_enabled("cpu"))
 
-    hook = first.register_forward_pre_hook(note)
-    peak = _peak(model, lambda: learner(model, loss_fn, x, y, parts))
+    hook = next(layer for layer in model if isinstance(layer, nn.Linear)).register_forward_pre_hook(note)
+    peak = peak_of_activations(model, lambda: learner(model, loss_fn, x, y, parts))
     hook.remove()
     where = f"{samples} samples in {parts} parts"
     if not same(copies(model.parameters()), weights):
@@ -147,20 +138,20 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
         raise Wrong(
             "mode_left_changed", f"{where}: the model is in evaluation mode afterwards, and it was in training."
         )
-    if not all(training):
+    if False in training:
         raise Wrong(
             "evaluation_mode",
             f"{where}: the model is in evaluation mode while it computes the gradients, and it came in training mode: "
             "with dropout or BatchNorm they would be those of a different network.",
         )
-    if any(autocast):
+    if True in autocast:
         raise Wrong(
             "other_precision",
             f"{where}: the parts go forward under autocast. With 32 bits that computes in 16: the gradients would not "
             "be those of the whole batch up to rounding.",
         )
-    if loss_fn is not F.cross_entropy:
-        _refuse_cross_entropy(model, x, y)
+    if loss_fn is not F.cross_entropy and same(_gradients(model), of_cross_entropy, 1e-7):
+        raise Wrong("other_loss", "Given a different `loss_fn`, your gradients are still those of cross-entropy.")
     _judge_gradients(model, right, samples, parts)
     if parts == 4 and peak > 0.6 * plain:
         raise Wrong(
@@ -169,25 +160,23 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
             f"once needs {format_bytes(plain)}. When are the activations of the first part released?",
         )
     # Who also checkpoints computes each part twice.
-    if passes and (max(passes) > -(-samples // parts) or len(passes) > 2 * parts):
+    if sizes and (max(sizes) > -(-samples // parts) or len(sizes) > 2 * parts):
         raise Wrong(
             "parts",
-            f"{where}: the gradients are right, and the model got {len(passes)} parts, the largest of {max(passes)} "
+            f"{where}: the gradients are right, and the model got {len(sizes)} parts, the largest of {max(sizes)} "
             "samples.",
         )
     learner(model, loss_fn, x, y, parts)
     _judge_second_call(_gradients(model), right)
 
 
-def _refuse_cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Refuse gradients of cross-entropy where a different loss was given."""
-    given, kept = _gradients(model), [parameter.grad for parameter in model.parameters()]
+def _whole_batch(
+    model: nn.Module, loss_fn: Callable, x: torch.Tensor, y: torch.Tensor
+) -> tuple[list[torch.Tensor], int]:
+    """The gradients of the whole batch, and the peak of its activations."""
     model.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    if same(given, _gradients(model), 1e-7):
-        raise Wrong("other_loss", "Given a different `loss_fn`, your gradients are still those of cross-entropy.")
-    for parameter, gradient in zip(model.parameters(), kept, strict=True):
-        parameter.grad = gradient
+    peak = peak_of_activations(model, lambda: loss_fn(model(x), y).backward())
+    return _gradients(model), peak
 
 
 def _judge_second_call(given: list[torch.Tensor], right: list[torch.Tensor]) -> None:

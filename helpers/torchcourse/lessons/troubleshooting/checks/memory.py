@@ -15,6 +15,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, number, numbers, refuse_known, same
+from torchcourse.lessons.troubleshooting.clinic.comparisons import evaluate_for_others
 from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -141,28 +142,13 @@ def _refuse_short_cuts(taken_off: int, types: set[torch.dtype]) -> None:
 
 
 def _judge_what_is_put_back(learner: Callable, model: nn.Module, batches: list) -> None:
-    """Evaluate a model with a frozen parameter, for a caller who has autograd off."""
-    frozen = next(iter(model.parameters())).requires_grad_(False)
-    with torch.no_grad():
-        given, right = number(learner(model, batches)), _accuracy(model.eval(), batches)
-        recording = torch.is_grad_enabled()
+    given = number(evaluate_for_others(lambda: learner(model, batches), model))
+    right = _accuracy(model.eval(), batches)
     if given is None or not math.isclose(given, right, abs_tol=1e-6):
         raise Wrong(
             "remembered",
             f"Called a second time, with one batch, you return {given}, and right is {right:.4f}. What is left from "
             "the first call?",
-        )
-    if frozen.requires_grad:
-        raise Wrong(
-            "thawed",
-            "A parameter that was frozen before your evaluation learns after it. Does autograd have to be told of each "
-            "parameter, or is there a block in which it records nothing?",
-        )
-    if recording:
-        raise Wrong(
-            "grad_on",
-            "A caller who had switched gradients off finds them switched on after your evaluation. Which block leaves "
-            "that as it was?",
         )
 
 
@@ -180,29 +166,25 @@ def _judge_bytes(given: list[float], right: tuple[int, ...], widths: list[int], 
         raise Wrong("no_biases", where + hint)
     for name, value, expected in zip(NAMES[:3], given, right, strict=False):
         if value != expected:
-            question = "How many numbers does each parameter bring along, of this kind?"
-            if name == "parameters":
-                question = "Which weights and biases does each layer have, and how many bytes is each?"
             raise Wrong(
                 "states",
-                f"{where}your {name} take {value:g} bytes, {times(value / expected)} what they should. {question}",
+                f"{where}your {name} take {value:g} bytes, {times(value / expected)} what they should. How many "
+                "numbers of this kind does each weight and each bias bring along, and how many bytes is each?",
             )
     hidden, last, first = sum(widths[1:-1]), widths[-1], widths[0]
     known = {
         "input": (
-            hidden + last + first,
+            4 * batch * (hidden + last + first),
             "the batch itself is among your activations. It is there anyway: leave it out.",
         ),
-        "no_loss": (hidden, "the loss keeps something too: the logarithm of each probability."),
+        "no_loss": (4 * batch * hidden, "the loss keeps something too: the logarithm of each probability."),
         "twice": (
-            2 * hidden + last,
+            4 * batch * (2 * hidden + last),
             "you count each hidden layer twice. What a ReLU puts out is what the next layer takes in: one tensor.",
         ),
+        "one_sample": (right[3] / batch, "your activations are those of one sample. How many are in the batch?"),
     }
-    if hidden:
-        refuse_known(given[3] / 4 / batch, known, where=where)
-    if given[3] == right[3] / batch:
-        raise Wrong("one_sample", f"{where}your activations are those of one sample. How many are in the batch?")
+    refuse_known(given[3], known, where=where)
     raise Wrong(
         "activations",
         f"{where}your activations take {given[3]:g} bytes, {times(given[3] / right[3])} what they should. Which "
@@ -239,12 +221,12 @@ def _judge_accuracy(given: float, right: float, samples: int) -> None:
 def _say_what_is_alive(device: SimulatedDevice, batches: int) -> str:
     alive = device.by_kind()["activations"]
     text = f"Still out of memory: {batches} batches do not go through a device of {format_bytes(device.capacity)}, "
-    if alive:
-        return (
-            f"{text}where one does. {format_bytes(alive)} of activations are alive when it happens. Who still needs "
-            "the activations of the first batch?"
-        )
-    return f"{text}though no activation is kept for a backward pass. How many samples go through the model at once?"
+    if not alive:
+        return f"{text}though no activation is kept. How many samples go through the model at once?"
+    return (
+        f"{text}where one does. {format_bytes(alive)} of activations are alive when it happens. Who still needs the "
+        "activations of the first batch?"
+    )
 
 
 def _accuracy(model: nn.Module, batches: list) -> float:
@@ -300,8 +282,7 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
     if not isinstance(given, int) or isinstance(given, bool):
         raise Wrong("no_number", f"{where}: return one whole number. You returned {given!r}.")
     if given > most:
-        symptom = "one_too_many" if given == most + 1 else "does_not_fit"
-        raise Wrong(symptom, f"{where}: you return {given}, which does not fit.")
+        raise Wrong("does_not_fit", f"{where}: you return {given}, which does not fit.")
     if given < most:
         raise Wrong("not_the_largest", f"{where}: you return {given}, which fits, but is not the largest.")
     if len(tries) > 2 * math.log2(limit) + 1:
