@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, on_ranks, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import EVALUATING, added, times_as_large
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
@@ -18,6 +18,9 @@ from torchcourse.ranks.who import ON_CPU
 TIME_LIMIT = 8.0  # seconds for one call; healthy ranks need a fraction of one
 
 Gradients = list[torch.Tensor | None]
+
+Known = dict[str, tuple[Any, str]]
+"""By symptom: the gradients that a known mistake leaves on this rank, and the hint."""
 
 
 @check
@@ -57,7 +60,7 @@ class Half:
     gradients: Gradients
     right: Gradients
     loss: float
-    mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
+    known: Known
     changed: bool  # whether the learner changed the parameters
     passes: list[bool]  # for each forward pass with gradients, whether it was in evaluation mode
     wanted: int  # how many forward passes were enough
@@ -100,18 +103,9 @@ ERRORS = {
     "Pair is not connected": _TO_ITSELF,  # of gloo, from recv
     "should not be the same as the rank of": _TO_ITSELF,
 }
-HINTS = {
-    "sum_of_the_border": "rank 0's gradients are those of the *sum* of its outputs. Nothing of the loss is in them.",
-    "border_came_back": "rank 0 went backward with the activations themselves, where their gradient should be.",
-    "twice": "rank 1's gradients are twice those of the loss. Does it go backward once?",
-    "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
-    "last_left_out": "rank 0 never went backward through the last micro-batch.",
-    "early_ones_lost": "rank 0's gradients are those of the last two micro-batches alone. Who clears the earlier ones?",
-    "only_last": "rank 0's gradients are those of the last micro-batch alone.",
-    "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is divided already.",
-    "multiplied": "rank 0's gradients are m times too large, with m micro-batches. What arrives has the right size.",
-}
-"""For each known mistake, by symptom."""
+# What both exercises say.
+_HOW_OFTEN = "By what is the loss, or what arrives, multiplied or divided, and how often is backward() called?"
+_SUM = "rank 0's gradients are those of the *sum* of its outputs. Nothing of the loss is in them."
 
 
 def _on_two_ranks(function: Callable[..., Half], learner: Callable, *arguments: Any) -> tuple[Half, Half]:
@@ -156,7 +150,7 @@ def _half(
     before: nn.Module,
     right: Gradients,
     loss: float,
-    mistakes: dict[str, Gradients],
+    known: Known,
     passes: list[bool],
     wanted: int,
 ) -> Half:
@@ -164,7 +158,7 @@ def _half(
     changed = not same(list(own.parameters()), list(before.parameters()))
     gradients = [None if p.grad is None else p.grad.detach().clone() for p in own.parameters()]
     answer = answer.detach().clone() if isinstance(answer, torch.Tensor) else answer
-    return Half(answer, gradients, right, loss, mistakes, changed, passes, wanted)
+    return Half(answer, gradients, right, loss, known, changed, passes, wanted)
 
 
 def _judge_parameters(first: Half, second: Half, case: str) -> None:
@@ -210,9 +204,22 @@ def _shown(answer: Any) -> str:
     return f"a tensor of shape {list(answer.shape)}" if many else repr(answer)
 
 
-def _refuse_mistakes(half: Half, case: str) -> None:
-    known = {symptom: (gradients, HINTS[symptom]) for symptom, gradients in half.mistakes.items()}
-    refuse_known(half.gradients, known, where=case)
+def _refuse_gradients(half: Half, rank: int, case: str, question: str) -> None:
+    """Refuse gradients of a known mistake, with few digits, or all of them too large; `question`: about these."""
+    refuse_known(half.gradients, half.known, where=case)
+    if same(half.gradients, half.right, tolerance=1e-5):
+        raise Wrong(
+            "precision",
+            f"{case}the gradients of rank {rank} are right to a few digits only. The model has 64 bits, and so has "
+            "`between`: is there a 32-bit number on the way?",
+        )
+    mine = torch.cat([gradient.flatten() for gradient in half.gradients if gradient is not None])
+    right = torch.cat([gradient.flatten() for gradient in half.right if gradient is not None])
+    if len(mine) == len(right) and (times := times_as_large(mine, right)) is not None:
+        raise Wrong(
+            f"wrong_size_on_rank_{rank}",
+            f"{case}the gradients of rank {rank} are {times:.3g} times those of the whole model. {question}",
+        )
 
 
 # The split by hand
@@ -229,16 +236,16 @@ def _split_step(learner: Callable, width: int, batch: int, calls: int) -> Half:
     loss = F.cross_entropy(whole[1](border), y)
     first, second = (list(half.parameters()) for half in whole)
     right = torch.autograd.grad(loss, first + second, retain_graph=True)
-    mistakes: dict[str, Gradients] = {}
+    known: Known = {}
     if rank == 0:
-        for symptom, back in (("sum_of_the_border", torch.ones_like(border)), ("border_came_back", border.detach())):
-            mistakes[symptom] = list(torch.autograd.grad(border, first, back, retain_graph=True))
-    else:
-        summed = F.cross_entropy(whole[1](border), y, reduction="sum")
-        mistakes["sum_not_mean"] = list(torch.autograd.grad(summed, second))
-        mistakes["twice"] = [2 * gradient for gradient in right[len(first) :]]
+        hint = "rank 0 went backward with the activations themselves, where their gradient should be."
+        for symptom, back, words in (
+            ("sum_of_the_border", torch.ones_like(border), _SUM),
+            ("border_came_back", border.detach(), hint),
+        ):
+            known[symptom] = (list(torch.autograd.grad(border, first, back, retain_graph=True)), words)
     mine = right[: len(first)] if rank == 0 else right[len(first) :]
-    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes, passes, calls)
+    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), known, passes, calls)
 
 
 def _judge_half(half: Half, rank: int, case: str, calls: int) -> None:
@@ -248,46 +255,22 @@ def _judge_half(half: Half, rank: int, case: str, calls: int) -> None:
             f"no_gradient_on_rank_{rank}",
             f"{case}some parameters of rank {rank} have no gradient at the end. {missing}, and is the gradient kept?",
         )
-    _refuse_mistakes(half, case)
-    if not same(half.gradients, half.right):
-        loss = number(half.answer)
-        if rank == 1 and loss is not None and not same(loss, half.loss):
-            raise Wrong(
-                "wrong_loss",
-                f"{case}rank 1 returned the loss {loss:.4f}; the mean cross-entropy of the whole model is "
-                f"{half.loss:.4f}. Its gradients are others too. What goes into the loss, and what into rank 1's half?",
-            )
-        _refuse_rounding(half, rank, case)
-        if (times := _multiple(half)) is not None:
-            question = (
-                "By what is the loss, or what arrives, multiplied or divided, and how often is backward() called?"
-                if calls == 1
-                else "What of the first call is still there: in `between`, its gradient, or a name of yours?"
-            )
-            raise Wrong(
-                f"wrong_size_on_rank_{rank}",
-                f"{case}the gradients of rank {rank} are {times:.3g} times those of the whole model. {question}",
-            )
+    if same(half.gradients, half.right):
+        return
+    loss = number(half.answer)
+    if rank == 1 and loss is not None and not same(loss, half.loss):
         raise Wrong(
-            f"wrong_gradient_on_rank_{rank}",
-            f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what "
-            "arrives on both sides: the same numbers?",
+            "wrong_loss",
+            f"{case}rank 1 returned the loss {loss:.4f}; the mean cross-entropy of the whole model is {half.loss:.4f}. "
+            "Its gradients are others too. What goes into the loss, and what into rank 1's half?",
         )
-
-
-def _refuse_rounding(half: Half, rank: int, case: str) -> None:
-    if same(half.gradients, half.right, tolerance=1e-5):
-        raise Wrong(
-            "precision",
-            f"{case}the gradients of rank {rank} are right to a few digits only. The model has 64 bits, and so has "
-            "`between`: is there a 32-bit number on the way?",
-        )
-
-
-def _multiple(half: Half) -> float | None:
-    """The number by which the right gradients are multiplied; None where no number does it, or only 0."""
-    mine, right = (torch.cat([g.flatten() for g in part if g is not None]) for part in (half.gradients, half.right))
-    return times_as_large(mine, right)
+    question = "What of the first call is still there: in `between`, its gradient, or a name of yours?"
+    _refuse_gradients(half, rank, case, _HOW_OFTEN if calls == 1 else question)
+    raise Wrong(
+        f"wrong_gradient_on_rank_{rank}",
+        f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what arrives on "
+        "both sides: the same numbers?",
+    )
 
 
 # The lab: two ranks that both listen
@@ -311,16 +294,16 @@ def _repaired_step(learner: Callable, count: int) -> Half:
         parts.append(torch.autograd.grad(part, own, retain_graph=True))
         if rank == 0:
             sums.append(torch.autograd.grad(border, own, torch.ones_like(border)))
-    mistakes: dict[str, Gradients] = {"sum_of_the_border": [*added(sums)]} if rank == 0 else {}
+    known: Known = {"sum_of_the_border": ([*added(sums)], _SUM)} if rank == 0 else {}
     if rank == 0 and count > 1:
-        mistakes |= {
-            "last_left_out": [*added(parts[:-1])],
-            "early_ones_lost": [*added(parts[-2:])] if count > 2 else [],
-            "only_last": list(parts[-1]),
-            "divided_again": [gradient / count for gradient in added(parts)],
-            "multiplied": [gradient * count for gradient in added(parts)],
+        known |= {
+            "last_left_out": ([*added(parts[:-1])], "rank 0 never went backward through the last micro-batch."),
+            "early_ones_lost": (
+                AnyOf([[*added(parts[-last:])] for last in range(1, min(count, 3))]),
+                "rank 0's gradients are those of the last one or two micro-batches alone. Who clears the earlier ones?",
+            ),
         }
-    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes, passes, count)
+    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, known, passes, count)
     half.messages = [message.kind for message in messages]
     return half
 
@@ -334,15 +317,8 @@ def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
         )
     if all(gradient is None for gradient in first.gradients):
         raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
-    _refuse_mistakes(first, case)
     if not same(first.gradients, first.right):
-        _refuse_rounding(first, 0, case)
-        if None not in first.gradients and (times := _multiple(first)) is not None:
-            raise Wrong(
-                "wrong_size_on_rank_0",
-                f"{case}rank 0's gradients are {times:.3g} times those of the whole model. By what is multiplied or "
-                "divided what arrives, and how often is backward() called?",
-            )
+        _refuse_gradients(first, 0, case, _HOW_OFTEN)
         question = (
             "Print what is sent and what arrives on both sides: the same numbers?"
             if count == 1

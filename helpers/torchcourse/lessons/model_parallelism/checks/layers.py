@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.checks.kit import AnyOf, copies, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import times_as_large
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
@@ -40,6 +41,10 @@ def row_linear(learner: Callable) -> str:
 # What both share
 
 
+Known = dict[str, tuple[Any, str]]
+"""By symptom: what a known mistake gives on this rank, and the hint."""
+
+
 @dataclass
 class Answer:
     """What came out on one rank, and of the whole layer what belongs there. None where there was no tensor."""
@@ -48,8 +53,8 @@ class Answer:
     gradients: dict[str, torch.Tensor | None]
     right_output: torch.Tensor
     right_gradients: dict[str, torch.Tensor]
-    other_outputs: dict[str, torch.Tensor]  # by symptom: what a known mistake puts out here
-    other_gradients: dict[str, torch.Tensor]  # by symptom: the gradients of the input of a known mistake
+    known_outputs: Known
+    known_gradients: Known  # of the input
     others_used: bool  # whether the parts of other ranks were computed with
     warned: bool
     in_place: bool  # whether a gradient that autograd handed over was changed
@@ -164,7 +169,7 @@ def _uses_other_parts(learner: Callable, linear: nn.Linear, x: torch.Tensor, wei
 _FOR_RANK_0 = "Which collective, or which line of yours, serves rank 0 only?"
 
 
-def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str], first: Answer) -> None:
+def _judge_outputs(answer: Answer, rank: int, case: str, first: Answer) -> None:
     """Refuse wrong outputs, known ones by their symptom; then known gradients of the input. `first`: of rank 0."""
     where, right = f"{case}rank {rank}: ", answer.right_output
     if answer.changed:
@@ -175,7 +180,7 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
     if answer.output is None:
         raise Wrong("wrong_type", f"{case}rank {rank} returned no tensor.")
     if not same(answer.output, right):
-        refuse_known(answer.output, _with_hints(answer.other_outputs, hints), where=where)
+        refuse_known(answer.output, answer.known_outputs, where=where)
         if answer.output.shape != right.shape:
             raise Wrong("shape", f"{where}the shape is {list(answer.output.shape)}; {list(right.shape)} was asked for.")
         if same(answer.output, right, _FLOAT32):
@@ -192,11 +197,7 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
             "`dist.all_reduce`. The collective belongs in the forward or the backward of your Function.",
         )
     if not same(answer.gradients["input"], answer.right_gradients["input"]):
-        refuse_known(answer.gradients["input"], _with_hints(answer.other_gradients, hints), where=where)
-
-
-def _with_hints(values: Mapping[str, torch.Tensor], hints: Mapping[str, str]) -> dict[str, tuple[torch.Tensor, str]]:
-    return {symptom: (value, hints[symptom]) for symptom, value in values.items()}
+        refuse_known(answer.gradients["input"], answer.known_gradients, where=where)
 
 
 def _judge_in_place(answer: Answer, rank: int, case: str) -> None:
@@ -218,23 +219,25 @@ def _judge_gradients(answer: Answer, rank: int, case: str, first: Answer) -> Non
                 f"{case}the outputs are right, but on rank {rank} the {name} {got}. Is the graph cut somewhere, or "
                 f"does {'a `backward` return nothing' if ours is None else 'it cancel out'}?",
             )
-        if not same(ours, right) and same(ours, right, _FLOAT32):
+        if same(ours, right):
+            continue
+        if same(ours, right, _FLOAT32):
             raise Wrong(
                 "precision", f"{case}rank {rank}: the outputs are right, but the gradients of the {name} {_FEW_DIGITS}"
             )
-        if not same(ours, right) and same(first.gradients[name], first.right_gradients[name]):
+        if same(first.gradients[name], first.right_gradients[name]):
             raise Wrong(
                 "one_rank_only",
                 f"{case}the outputs are right; the gradient of the {name} is so on rank 0, not on rank {rank}. "
                 + _FOR_RANK_0,
             )
-        if not same(ours, right):
-            raise Wrong(
-                f"wrong_gradient_of_{name}",
-                f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is "
-                + (f"{times:.3g} times" if (times := times_as_large(ours, right)) else "not")
-                + " the whole layer's.",
-            )
+        times = times_as_large(ours, right)
+        raise Wrong(
+            f"wrong_gradient_of_{name}",
+            f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is "
+            f"{'not' if times is None else f'{times:.3g} times'} the whole layer's. Which gradients are parts of a "
+            "sum here, which are the same on each rank, and how often is each summed?",
+        )
 
 
 def _judge_parts(answer: Answer, rank: int, case: str, parts: str) -> None:
@@ -258,56 +261,53 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
     (own,) = torch.autograd.grad(mine, right, retain_graph=True)
     whole, of_weight, of_bias = torch.autograd.grad((y * weights).sum(), [right, linear.weight, linear.bias])
     right_gradients = {"input": whole, "weight": _part(of_weight, 0), "bias": _part(of_bias, 0)}
-    plain = F.linear(x, linear.weight.detach())
     summed = _part(y, -1).detach().contiguous()
     dist.all_reduce(summed)
-    other_outputs = {
-        "whole_output": y.detach(),
-        "no_bias": _part(plain, -1),
-        "same_part": y.detach().chunk(ranks, -1)[0].clone(),
-        "every_nth": y.detach()[..., rank::ranks].clone(),
-        "summed_forward": summed,
-        "input_summed": _part(F.linear(ranks * x, linear.weight, linear.bias).detach(), -1),
+    known_outputs: Known = {
+        "whole_output": (y.detach(), "it computed all outputs. Then nothing is saved; which of them are this rank's?"),
+        "no_bias": (
+            _part(F.linear(x, linear.weight.detach()), -1),
+            "the outputs lack the bias. Each output has its own: which entries are this rank's?",
+        ),
+        "other_part": (
+            AnyOf((y.detach().chunk(ranks, -1)[0].clone(), y.detach()[..., rank::ranks].clone())),
+            "it computed the outputs of rank 0, or every n-th one. Which block of neighbors is this rank's?",
+        ),
+        "input_summed": (
+            _part(F.linear(ranks * x, linear.weight, linear.bias).detach(), -1),
+            "the outputs are those of N times x: it was summed on the way in. `Enter` passes x on as it is.",
+        ),
+        "summed_forward": (
+            summed,
+            "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
+        ),
     }
     mixed = _part(weights, -1).contiguous()
     dist.all_reduce(mixed)
-    other_gradients = {
-        "not_summed": own,
-        "averaged": whole / ranks,
-        "too_often": whole * ranks,
-        "only_multiplied": own * ranks,
-        "entered_late": mixed @ _part(linear.weight.detach(), 0),
+    known_gradients: Known = {
+        "not_summed": (
+            own,
+            "the outputs are right, but the gradient of the input is only the part that this rank's outputs gave. The "
+            "input went into the outputs of all ranks.",
+        ),
+        "entered_late": (
+            mixed @ _part(linear.weight.detach(), 0),
+            "the outputs are right, but the gradients of the *outputs* are summed over the ranks, and each rank has "
+            "different outputs. Is `Enter` where x comes in?",
+        ),
     }
     ours, parameters = x.clone().requires_grad_(), list(linear.parameters())
     others_used = _uses_other_parts(learner, linear, x, lambda _: _part(weights, -1), 0)
     output, *noted = _call(learner, ours, linear, lambda _: _part(weights, -1))
     gradients, y = _gradients(ours, parameters, 0), _part(y, -1).detach()
-    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, others_used, *noted)
-
-
-_COLUMN_HINTS = {
-    "whole_output": "it computed all outputs. Then nothing is saved; which of them are this rank's?",
-    "no_bias": "the outputs lack the bias. Each output has its own: which entries are this rank's?",
-    "same_part": "it computed the outputs of rank 0. Which block of neighbors is this rank's?",
-    "every_nth": "it computed every n-th output. A block of neighbors was asked for: the r-th of N.",
-    "summed_forward": "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
-    "input_summed": "the outputs are those of N times x: it was summed on the way in. `Enter` passes x on as it is.",
-    "not_summed": "the outputs are right, but the gradient of the input is only the part that this rank's outputs "
-    "gave. The input went into the outputs of all ranks.",
-    "averaged": "the gradient of the input is N times too small. Each rank gives a *part* of it: mean or sum?",
-    "too_often": "the gradient of the input is N times too large. How often is it summed over the ranks?",
-    "only_multiplied": "the outputs are right, but the gradient of the input is N times the part that this rank's "
-    "outputs gave. The parts of the other ranks are different.",
-    "entered_late": "the outputs are right, but the gradients of the *outputs* are summed over the ranks, and each "
-    "rank has different outputs. Is `Enter` where x comes in?",
-}
+    return Answer(output, gradients, y, right_gradients, known_outputs, known_gradients, others_used, *noted)
 
 
 def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
     # From the last rank on: on rank 0, the part of rank 0 is right.
     for rank, answer in reversed(list(enumerate(answers))):
         case = f"On {ranks} ranks, "
-        _judge_outputs(answer, rank, case, _COLUMN_HINTS, answers[0])
+        _judge_outputs(answer, rank, case, answers[0])
         _judge_gradients(answer, rank, case, answers[0])
         _judge_in_place(answer, rank, case)
         _judge_parts(answer, rank, case, "rows of `linear.weight` or `linear.bias`")
@@ -325,51 +325,40 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
     right_gradients = {"input": _part(whole, -1), "weight": _part(of_weight, 1), "bias": of_bias}
     bias, y = linear.bias.detach(), y.detach()
     partial = F.linear(_part(x, -1), _part(linear.weight.detach(), 1))
-    first = F.linear(_part(x, -1), linear.weight.detach().chunk(ranks, 1)[0])
-    dist.all_reduce(first)
-    every_nth = F.linear(_part(x, -1), linear.weight.detach()[:, dist.get_rank() :: ranks])
-    dist.all_reduce(every_nth)
-    other_outputs = {
-        "bias_on_every_rank": y + (ranks - 1) * bias,
-        "no_bias": y - bias,
-        "not_summed": partial + bias,
-        "not_summed_no_bias": partial,
-        "averaged": (y - bias) / ranks + bias,
-        "averaged_all": y / ranks,
-        "same_part": first + bias,
-        "every_nth": every_nth + bias,
-    }
-    other_gradients = {
-        "gradient_too_large": right_gradients["input"] * ranks,
-        "gradient_too_small": right_gradients["input"] / ranks,
+    other_columns = (linear.weight.detach().chunk(ranks, 1)[0], linear.weight.detach()[:, dist.get_rank() :: ranks])
+    of_other_columns = [F.linear(_part(x, -1), columns) for columns in other_columns]
+    for sums in of_other_columns:
+        dist.all_reduce(sums)
+    known_outputs: Known = {
+        "bias_on_every_rank": (
+            y + (ranks - 1) * bias,
+            "the bias is in the sum once for each rank. Where must it be added to count once?",
+        ),
+        "no_bias": (y - bias, "the outputs lack the bias."),
+        "not_summed": (
+            AnyOf((partial + bias, partial)),
+            "the outputs are only what this rank's inputs give. The other inputs are on other ranks.",
+        ),
+        "averaged": (
+            AnyOf(((y - bias) / ranks + bias, y / ranks)),
+            "the ranks' parts were averaged. Each is a part of one sum.",
+        ),
+        "other_part": (
+            AnyOf(sums + bias for sums in of_other_columns),
+            "each rank multiplied by the columns of rank 0, or by every n-th one. Its inputs are a block of neighbors.",
+        ),
     }
     ours, parameters = _part(x, -1).requires_grad_(), list(linear.parameters())
     others_used = _uses_other_parts(learner, linear, _part(x, -1), lambda _: weights, 1)
     output, *noted = _call(learner, ours, linear, lambda _: weights)
     gradients = _gradients(ours, parameters, 1)
-    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, others_used, *noted)
-
-
-_ROW_HINTS = {
-    "bias_on_every_rank": "the bias is in the sum once for each rank. Where must it be added to count once?",
-    "no_bias": "the outputs lack the bias.",
-    "not_summed": "the outputs are only what this rank's inputs give. The other inputs are on other ranks.",
-    "not_summed_no_bias": "the outputs are only what this rank's inputs give. The other inputs are on other ranks.",
-    "averaged": "the ranks' parts were averaged. Each is a part of one sum.",
-    "averaged_all": "the outputs are N times too small. The ranks' parts are parts of one sum.",
-    "same_part": "every rank multiplied by the weights of rank 0. Does the part depend on the rank?",
-    "every_nth": "each rank multiplied by every n-th column of `weight`. Its inputs are a block of neighbors.",
-    "gradient_too_large": "the outputs are right, but the gradient of the input is N times too large. The loss is the "
-    "same on each rank, and so is the gradient that comes back: is there anything to sum?",
-    "gradient_too_small": "the outputs are right, but the gradient of the input is N times too small. Each rank's part "
-    "went into the sum once: by how much does the sum change with it?",
-}
+    return Answer(output, gradients, y, right_gradients, known_outputs, {}, others_used, *noted)
 
 
 def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
     case = f"On {ranks} ranks, "
     for rank, answer in reversed(list(enumerate(answers))):
-        _judge_outputs(answer, rank, case, _ROW_HINTS, answers[0])
+        _judge_outputs(answer, rank, case, answers[0])
     for rank, answer in enumerate(answers):
         bias, right = answer.gradients["bias"], answer.right_gradients["bias"]
         if bias is None or not bias.any():
