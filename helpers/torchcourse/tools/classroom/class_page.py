@@ -6,7 +6,6 @@ loads nothing and has no script; all that students wrote is escaped.
 
 import argparse
 import csv
-import os
 import re
 import sys
 from collections import Counter
@@ -135,16 +134,15 @@ def write(folder: Path, names: bool = True) -> None:
     summary = summarize(folder)
     students = sorted({row.student for row in summary.rows})
     shown = {student: student if names else f"Student {number}" for number, student in enumerate(students, start=1)}
-    _replace(folder / "class.html", _page(summary, shown, names, folder))
-    temporary = folder / "class.csv.new"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with roster.replaced(folder / "class.html", errors="replace") as file:
+        file.write(_page(summary, shown, names, folder))
+    with roster.replaced(folder / "class.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["student", "lesson", "notebook", "exercise", "score", "max_score"])
         for (lesson, notebook, cell), points in sorted(summary.scores.items()):
             for student, score in sorted(points.items()):
                 row = [shown[student], lesson, notebook, cell, score, summary.most[lesson, notebook, cell]]
                 writer.writerow([roster.harmless(value) for value in row])
-    os.replace(temporary, folder / "class.csv")
 
 
 def _page(summary: Summary, shown: dict[str, str], names: bool, folder: Path) -> str:
@@ -212,12 +210,6 @@ HEAD = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}
 td,th{border:1px solid #999;padding:.2em .5em;text-align:left}</style>"""
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
 
 
 def main() -> int:

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import difflib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -143,9 +142,8 @@ class _Record:
             self._graded.pop("/".join(key), None)
         else:
             self._graded["/".join(key)] = [self.digests[key], fingerprint]
-        temporary = self._path.with_suffix(".json.new")
-        temporary.write_text(json.dumps(self._graded, indent=0), encoding="utf-8")
-        os.replace(temporary, self._path)
+        with roster.replaced(self._path) as file:
+            json.dump(self._graded, file, indent=0)
 
 
 def find_submissions(folder: Path, lessons: list[str] | None, root: Path, student: str | None = None) -> list[Key]:

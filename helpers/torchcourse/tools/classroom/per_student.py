@@ -13,7 +13,6 @@ what a student has.
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import sys
@@ -35,7 +34,7 @@ from torchcourse.tools.build import notebooks
 from torchcourse.tools.build.final_notebook import exam_source
 from torchcourse.tools.build.quiz_notebook import check_code, quiz_source
 from torchcourse.tools.build.seal import is_untouched
-from torchcourse.tools.classroom import class_final
+from torchcourse.tools.classroom import class_final, roster
 from torchcourse.tools.repository import nbgrader_config
 
 SEED, DRAWS, FOLDER = "quiz-seed.txt", "draws", "personal"
@@ -228,9 +227,9 @@ def _write(path: Path, draws: Draws) -> None:
         notebook: {student: [list(astuple(one)) for one in drawn] for student, drawn in sorted(given.items())}
         for notebook, given in draws.items()
     }
-    temporary = path.with_suffix(".json.new")
-    notebooks.write_text(temporary, json.dumps(rows, indent=0, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    path.parent.mkdir(exist_ok=True)
+    with roster.replaced(path) as file:
+        file.write(json.dumps(rows, indent=0, ensure_ascii=False) + "\n")
 
 
 def _digest(*parts: str) -> int:

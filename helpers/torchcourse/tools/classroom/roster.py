@@ -1,10 +1,12 @@
 """The table of grades, `grades.csv`: one row for each student and lesson, kept from one grading to the next."""
 
+import contextlib
 import csv
 import os
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TextIO, cast
 
 State = Literal["graded", "needs manual grading", "could not be graded", "not handed in"]
 
@@ -39,13 +41,20 @@ def read(path: Path) -> dict[tuple[str, str], Grade]:
 
 def write(path: Path, grades: dict[tuple[str, str], Grade]) -> None:
     """Write the table whole or not at all, sorted by lesson and student."""
-    temporary = path.with_suffix(".csv.new")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Grade)])
         for key in sorted(grades, key=lambda key: (key[1], key[0])):
             writer.writerow(["" if value is None else harmless(value) for value in astuple(grades[key])])
-    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replaced(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Write a file of the class's folder whole or not at all: it takes the place of the old one after the block."""
+    new = path.with_name(path.name + ".new")
+    with new.open("w", newline="", encoding="utf-8", errors=errors) as file:
+        yield file
+    os.replace(new, path)
 
 
 def printable(text: str) -> str:

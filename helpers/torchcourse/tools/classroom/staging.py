@@ -48,8 +48,6 @@ class Staged:
     """What a teacher has to know, a sentence each."""
     files: dict[str, str] = field(default_factory=dict)
     """What lies beside the notebooks, such as a module that they import: by its path, in base64."""
-    unread: bool = False
-    """Whether a file could not be read, so that points may be missing."""
 
 
 class Refused(Exception):
@@ -78,7 +76,6 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
             notebook = read(path)
         except ValueError as error:
             staged.notes.append(f"{path.name} could not be read: {error}")
-            staged.unread = True
             continue
         name = which(path, notebook, known)
         if name is None:
@@ -95,7 +92,6 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
         staged.notebooks[name] = notebook
     if paths[MOST_NOTEBOOKS:]:
         staged.notes.append(f"{len(paths)} notebooks are in the folder, and {MOST_NOTEBOOKS} of them were read")
-        staged.unread = True
     seen = itertools.islice(_visible(source), _MOST_SEEN)
     deeper = [path.relative_to(source).as_posix() for path in seen if _is_notebook(path.name) and path.parent != source]
     if deeper:

@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 from weakref import WeakSet
 
@@ -82,10 +81,7 @@ class Warm:
                     [sys.executable, "-P", str(script), str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    **_APART,
                 )
             said = json.loads(self._control.recv(2**16))
         except (OSError, ValueError) as error:
@@ -150,9 +146,7 @@ class Warm:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.end()
 
 
@@ -165,10 +159,7 @@ def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
         [*inside, sys.executable, "-P", str(script), "--fresh", str(channel)],
         pass_fds=[channel],
         env=inherited.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        **_APART,
     )
 
 
@@ -185,6 +176,10 @@ def _limited(usage: processes.Usage) -> None:
             raise Died(f"this notebook had more than {most} {what} at a time")
 
 
+_APART: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | {"start_new_session": True}
+"""How a process begins that shares nothing with the grader's terminal."""
+
+_FORGED = "something was sent in the place of a result"
 _NO_MEMORY = "this machine has no memory left, and ended some of its processes"
 _TOO_LONG = {
     "output_type": "error",
@@ -289,7 +284,7 @@ class Box:
             Lost: when it ended because the warm process did, or failed while the machine had no memory left.
         """
         if self._has_data():
-            raise Forged("something was sent in the place of a result")
+            raise Forged(_FORGED)
         self._nonce, self._killed = secrets.token_hex(16), processes.killed_for_memory()
         with contextlib.suppress(OSError):  # then the answer is missing too
             frames.send(self._channel, {"source": source, "nonce": self._nonce, "files": dict(files or {})})
@@ -298,11 +293,11 @@ class Box:
         while True:
             if (message := self._message()) is not None:
                 if message.get("nonce") != self._nonce:
-                    raise Forged("something was sent in the place of a result")
+                    raise Forged(_FORGED)
                 try:
                     kept = outputs.received(message.get("outputs"))
                 except ValueError as error:
-                    raise Forged("something was sent in the place of a result") from error
+                    raise Forged(_FORGED) from error
                 if self._killed != processes.killed_for_memory() and any(one["output_type"] == "error" for one in kept):
                     raise Lost(_NO_MEMORY)
                 return [*kept, *([_TOO_LONG] if interrupted else [])]
@@ -363,9 +358,7 @@ class Box:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.end()
 
     def _has_data(self) -> bool:
@@ -390,4 +383,4 @@ class Box:
         try:
             return self._reader.add(data)
         except (ValueError, RecursionError) as error:
-            raise Forged("something was sent in the place of a result") from error
+            raise Forged(_FORGED) from error
