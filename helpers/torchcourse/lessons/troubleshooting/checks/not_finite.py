@@ -27,13 +27,26 @@ class _Crossed(nn.Module):
         return self.end(self.late(self.block(x)))
 
 
+class _Log(nn.Module):
+    """A layer without weights; or a block whose own line makes the NaN, after its layer."""
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.inner(x) if self.inner else x).log()
+
+
 @check
 def first_bad_layer(learner: Callable) -> str:
     """Spoil one layer after another, with NaN and with infinity; then let one overflow whose weights are finite."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 4)
     for value in (math.nan, math.inf, -math.inf):
         for name in ("block.2", "block.0", "late", "end"):
-            model, x = _spoilt(name, value)
-            answer = learner(model, x)
+            model = _spoilt(f"{name}.bias", value)
+            answer = learner(model, x.clone())
             _refuse_hooks(model)
             if model.calls != 1:
                 raise Wrong(
@@ -41,31 +54,51 @@ def first_bad_layer(learner: Callable) -> str:
                     f"The model is to be called once, and your function called it {counted(model.calls, 'time')}.",
                 )
             if answer == "late" and name == "block.2" and math.isnan(value):
-                _tell_why_late(learner)
+                _tell_why_late(learner, x)
             _judge_name(answer, name, value)
-    model, x = _spoilt(None, 0.0)
-    model.late.weight.data.fill_(3e38)
-    if (answer := learner(model, x)) != "late":
-        raise Wrong(
-            "overflow_missed",
-            "Right where a parameter is not finite. But where all parameters are finite and some outputs of 'late' "
-            f"overflow, you return {answer!r}. Which tensors are asked about, and all of their numbers?",
-        )
-    _judge_other_layers(learner)
-    model, x = _spoilt(None, 0.0)
-    if (answer := learner(model, x)) is not None:
-        raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
-    _refuse_hooks(model)
-    model.late.bias.data.fill_(3e38)
-    model.end.weight.data.zero_()
-    if (answer := learner(model, x)) is not None:
-        raise Wrong(
-            "large_accused",
-            f"All outputs are finite, though those of 'late' are as large as 3e38, and your function returned "
-            f"{answer!r}. The sum of such numbers, or of their squares, overflows: ask each number.",
-        )
-    _judge_what_is_left(learner)
+    for other, right, symptom, hint in _other_models():
+        if (answer := learner(other, x.clone())) != right:
+            raise Wrong(symptom, f"{hint} Your function returned {answer!r}.")
+        _refuse_hooks(other)
+    _judge_what_is_left(learner, x)
     return "The first layer, by NaN and by infinity, in the order of the calls, and no hook left behind."
+
+
+def _other_models() -> list[tuple[nn.Module, str | None, str, str]]:
+    """Models whose parameters are finite, the layer to be named, and what it means to miss it."""
+    overflows, large = _spoilt("late.weight", 3e38, slice(None)), _spoilt("late.bias", 3e38, slice(None))
+    large.end.weight.data.zero_()
+    start, end = nn.Linear(4, 4), nn.Linear(4, 2)
+    return [
+        (
+            overflows,
+            "late",
+            "overflow_missed",
+            "Right where a parameter is not finite. But where all parameters are finite, some outputs of 'late' may "
+            "overflow: which tensors are asked about, and all of their numbers?",
+        ),
+        (
+            nn.Sequential(OrderedDict(start=start, log=_Log(), end=end)),
+            "log",
+            "layer_without_weights",
+            "The NaN is made in 'log', a layer without weights. Every module without children is a layer.",
+        ),
+        (
+            nn.Sequential(OrderedDict(block=_Log(start), end=end)),
+            "end",
+            "container",
+            "The NaN is made in a block, between its layers: the first layer that puts one out is 'end'. Layers are "
+            "modules without children.",
+        ),
+        (_Crossed(), None, "healthy_accused", "All outputs are finite."),
+        (
+            large,
+            None,
+            "large_accused",
+            "All outputs are finite, though those of 'late' are as large as 3e38. The sum of such numbers, or of their "
+            "squares, overflows: ask each number.",
+        ),
+    ]
 
 
 def _refuse_hooks(model: nn.Module) -> None:
@@ -75,59 +108,16 @@ def _refuse_hooks(model: nn.Module) -> None:
         raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
 
 
-class _Log(nn.Module):
-    """A layer without weights."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.log()
-
-
-class _LogInside(nn.Module):
-    """A block whose own line makes the NaN, after its layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x).log()
-
-
-def _in_turn(**layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(layers))
-
-
-def _judge_other_layers(learner: Callable) -> None:
-    """Let a layer without weights make a NaN, then a line between the layers."""
-    torch.manual_seed(0)
-    x = torch.randn(6, 4)
-    answer = learner(_in_turn(start=nn.Linear(4, 4), log=_Log(), end=nn.Linear(4, 2)), x)
-    if answer != "log":
-        raise Wrong(
-            "layer_without_weights",
-            f"The NaN is made in 'log', a layer without weights, and your function returned {answer!r}. Every module "
-            "without children is a layer.",
-        )
-    answer = learner(_in_turn(block=_LogInside(), end=nn.Linear(4, 2)), x)
-    if answer != "end":
-        raise Wrong(
-            "container",
-            f"The NaN is made in a block, between its layers: the first layer that puts one out is 'end'. Your "
-            f"function returned {answer!r}. Layers are modules without children.",
-        )
-
-
-def _spoilt(name: str | None, value: float) -> tuple[_Crossed, torch.Tensor]:
-    torch.manual_seed(0)
+def _spoilt(name: str, value: float, where: int | slice = 0) -> _Crossed:
+    """A model in which some numbers of a parameter have this value."""
     model = _Crossed()
-    if name is not None:
-        model.get_parameter(f"{name}.bias").data[0] = value
-    return model, torch.randn(6, 4)
+    model.get_parameter(name).data[where] = value
+    return model
 
 
-def _tell_why_late(learner: Callable) -> None:
+def _tell_why_late(learner: Callable, x: torch.Tensor) -> None:
     """Refuse an answer that names the layer after the right one for a reason that a second model shows."""
-    answer = learner(*_spoilt("block.0", math.nan))
+    answer = learner(_spoilt("block.0.bias", math.nan), x)
     if answer == "block.1":
         raise Wrong(
             "inputs_looked_at",
@@ -142,9 +132,9 @@ def _tell_why_late(learner: Callable) -> None:
         )
 
 
-def _judge_what_is_left(learner: Callable) -> None:
+def _judge_what_is_left(learner: Callable, x: torch.Tensor) -> None:
     """Ask for a model as it was: its mode, and a hook that was there before."""
-    model, x = _spoilt(None, 0.0)
+    model = _Crossed()
     seen: list[torch.Tensor] = []
     model.end.register_forward_hook(lambda _module, _given, output: seen.append(output))
     before, given = [(copies([value])[0], value.requires_grad) for value in model.parameters()], x.clone()
