@@ -69,18 +69,12 @@ _NEEDED = {
 def _question_rules(question: Question, stripped: bool) -> Iterator[tuple[str, str]]:
     """What holds for a question alone, and for a variant: pairs of the field and what is wrong with it."""
     if isinstance(question, ChoiceQuestion):
-        yield from _stripped_choice_rules(question) if stripped else _choice_rules(question)
+        yield from _choice_rules(question, stripped)
         return
-    if stripped and isinstance(question, OrderQuestion) and question.also_right:
-        yield "also_right", "a stripped bank must not hold it."
-    for field in _NEEDED[question.kind]:
-        empty = getattr(question, field) in (None, [])
-        if stripped and not empty:
-            yield field, "a stripped bank must not hold it."
-        elif not stripped and empty:
-            yield field, "is missing."
-    if stripped:
-        return
+    for field in (*_NEEDED[question.kind], *(["also_right"] if stripped else [])):
+        empty = getattr(question, field, None) in (None, [])
+        if empty is not stripped:
+            yield field, "a stripped bank must not hold it." if stripped else "is missing."
     if isinstance(question, TextQuestion):
         yield from _text_rules(question)
     elif isinstance(question, NumberQuestion):
@@ -113,7 +107,7 @@ def _order_rules(question: OrderQuestion) -> Iterator[tuple[str, str]]:
     for order in right:
         field = "answer" if order is question.answer else "also_right"
         if sorted(order) != sorted(question.letters):
-            yield field, f"must hold each letter from A to {question.letters[-1]} once, not '{order}'."
+            yield field, _once_each(question.letters, order)
             return
         if order == question.letters:
             yield "items", "they stand in the right order already; mix them."
@@ -125,19 +119,16 @@ def _order_rules(question: OrderQuestion) -> Iterator[tuple[str, str]]:
                 break
 
 
-def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+def _choice_rules(question: ChoiceQuestion, stripped: bool) -> Iterator[tuple[str, str]]:
+    for letter, choice in question.by_letter:
+        rules = _rules_of_a_choice(choice, stripped)
+        yield from ((", ".join(filter(None, ["choices", letter, field])), sentence) for field, sentence in rules)
+    if stripped:
+        if question.order and sorted(question.order) != sorted(question.letters):
+            yield "order", _once_each(question.letters, question.order)
+        return
     if question.order:
         yield "order", "is drawn by the course; leave it out, or write 'fixed_order: true' to keep the file's order."
-    for letter, choice in zip(question.letters, question.choices, strict=True):
-        where = f"choices, {letter}"
-        if not _is_one_paragraph(choice):
-            yield f"{where}, text", _ONE_PARAGRAPH
-        if choice.why is None:
-            yield f"{where}, why", "is missing: say how to see that it is right or wrong."
-        if choice.right and choice.misconception:
-            yield f"{where}, misconception", "a right choice has none."
-        if not choice.right and not choice.misconception:
-            yield f"{where}, misconception", "is missing: a wrong choice names the misconception behind it."
     yield from _named_letters(question)
     right = len(question.key)
     if question.kind == "one" and right != 1:
@@ -146,21 +137,26 @@ def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
         yield "choices", "at least one must be 'right: true' and at least one must not."
 
 
-def _stripped_choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
-    if question.order and sorted(question.order) != sorted(question.letters):
-        yield "order", f"must hold each letter from A to {question.letters[-1]} once, not '{question.order}'."
-    for letter, choice in zip(question.letters, question.choices, strict=True):
-        if not _is_one_paragraph(choice):
-            yield f"choices, {letter}, text", _ONE_PARAGRAPH
+def _rules_of_a_choice(choice: Choice, stripped: bool) -> Iterator[tuple[str, str]]:
+    if not (markup.is_one_line(choice.text.en) and markup.is_one_line(choice.text.ko)):
+        yield "text", "a choice is one paragraph, without a block of code."
+    if stripped:
         if choice.model_fields_set - {"text"}:
-            yield f"choices, {letter}", "a choice of a stripped bank has a text and nothing else."
+            yield "", "a choice of a stripped bank has a text and nothing else."
+        return
+    if choice.why is None:
+        yield "why", "is missing: say how to see that it is right or wrong."
+    if choice.right and choice.misconception:
+        yield "misconception", "a right choice has none."
+    if not choice.right and not choice.misconception:
+        yield "misconception", "is missing: a wrong choice names the misconception behind it."
 
 
 def _named_letters(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
     """Yield a fault where a reason names a choice by a letter, which it has in the file and not before the learner."""
     if question.fixed_order:
         return
-    for letter, choice in zip(question.letters, question.choices, strict=True):
+    for letter, choice in question.by_letter:
         for language in ("en", "ko"):
             reason = _without_code(choice.why[language]) if choice.why else ""
             about = _without_code(" ".join([question.text[language], *(text[language] for text in question.options)]))
@@ -184,8 +180,5 @@ def _without_code(text: str) -> str:
     return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
 
 
-_ONE_PARAGRAPH = "a choice is one paragraph, without a block of code."
-
-
-def _is_one_paragraph(choice: Choice) -> bool:
-    return markup.is_one_line(choice.text.en) and markup.is_one_line(choice.text.ko)
+def _once_each(letters: str, order: str) -> str:
+    return f"must hold each letter from A to {letters[-1]} once, not '{order}'."

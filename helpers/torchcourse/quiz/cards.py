@@ -159,9 +159,6 @@ class Deck:
     def __init__(self, lines: list[str], cards: Sequence[Card] = ()) -> None:
         self.lines, self.cards = lines, list(cards)
 
-    def __len__(self) -> int:
-        return len(self.cards)
-
     def __repr__(self) -> str:
         return "\n\n".join([*self.lines, *map(repr, self.cards)])
 

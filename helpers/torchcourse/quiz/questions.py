@@ -144,8 +144,12 @@ class _Choices(_Question):
         return [choice.text for choice in self.choices]
 
     @property
+    def by_letter(self) -> list[tuple[str, Choice]]:
+        return list(zip(self.letters, self.choices, strict=True))
+
+    @property
     def key(self) -> str:
-        return "".join(letter for letter, choice in zip(self.letters, self.choices, strict=True) if choice.right)
+        return "".join(letter for letter, choice in self.by_letter if choice.right)
 
 
 class OneQuestion(_Choices):

@@ -7,6 +7,7 @@ import html
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torchcourse import journal, notice
 from torchcourse.journal import Entry
@@ -34,6 +35,11 @@ def sentences(lines: list[str]) -> str:
     return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{paragraphs}</div>'
 
 
+def said(name: str, **values: Any) -> str:
+    """Return one of the sentences of `texts` as HTML."""
+    return html.escape(texts.say(name, **values))
+
+
 def question_html(question: Question) -> str:
     """Return the question without its choices."""
     listed = zip(LETTERS, question.items if isinstance(question, OrderQuestion) else [], strict=False)
@@ -47,7 +53,7 @@ def answer_fields(question: Question, name: str) -> str:
     if isinstance(question, ChoiceQuestion):
         choices = lettered([markup.to_inline(str(text)) for text in question.options])
         return group("answer", "radio" if question.kind == "one" else "checkbox", asked, choices)
-    label = html.escape(texts.say(f"kind_{question.kind}"))
+    label = said(f"kind_{question.kind}")
     field = f'name="answer" aria-describedby="{name}-question {name}-hint"'
     if question.kind == "open":
         control = f'{label}<textarea rows="6" {field}></textarea>'
@@ -99,8 +105,8 @@ def language_buttons() -> str:
 def reason_field() -> str:
     """Return where a learner writes down what made them choose."""
     return (
-        f'<label class="tc-below">{html.escape(texts.say("what_thought"))}<textarea rows="3" name="reason"'
-        f' placeholder="{html.escape(texts.say("because"))}"></textarea></label>'
+        f'<label class="tc-below">{said("what_thought")}<textarea rows="3" name="reason"'
+        f' placeholder="{said("because")}"></textarea></label>'
         f"{button('why', texts.say('show_why'))}"
     )
 
@@ -111,7 +117,7 @@ def ticks(question: OpenQuestion) -> str:
         group(
             name,
             "checkbox",
-            html.escape(texts.say(title)),
+            said(title),
             [(str(number), f"<span>{markup.to_inline(str(text))}</span>") for number, text in enumerate(lines, 1)],
         )
         for name, title, lines in _to_tick(question)
@@ -129,7 +135,7 @@ def _to_tick(question: OpenQuestion) -> list[tuple[str, str, list[Text]]]:
 def notes_html() -> str:
     """Return what the form shows where Python does not answer: because it is busy, or because it has gone."""
     return "".join(
-        f'<p class="{look}" role="alert">{html.escape(texts.say(name))}</p>'
+        f'<p class="{look}" role="alert">{said(name)}</p>'
         for look, name in (("tc-waiting", "busy"), ("tc-gone", "gone"))
     )
 
@@ -265,7 +271,7 @@ def feedback_text(verdict: Verdict, question: Question, reasoning: str = "") -> 
 
 def model_answer_html(question: OpenQuestion) -> str:
     """Return the model answer, to be compared with one's own."""
-    title = html.escape(texts.say("model_answer"))
+    title = said("model_answer")
     return (
         f'<div class="tc-feedback" lang="{texts.current()}"><div class="tc-verdict" tabindex="-1"><b>{title}</b></div>'
         f'<div class="tc-remark">{markup.to_html(str(question.model_answer))}</div></div>'

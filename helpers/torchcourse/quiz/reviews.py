@@ -41,14 +41,20 @@ class QuestionState:
 
     lesson: str
     question: str
-    due: datetime
-    right: bool
+    card: fsrs.Card
+    tried: datetime
+    """When the question was answered last, whether that counts or not."""
+    right: bool = False
     """Whether the last answer that counts was right: what was right and then wrong is not known."""
     sittings: int = 0
     last: datetime | None = None
-    """When that was."""
+    """When the last answer that counts was given."""
     misconceptions: list[str] = field(default_factory=list)
     """Those of the last wrong answer; empty once the idea has been answered correctly in a later sitting."""
+
+    @property
+    def due(self) -> datetime:
+        return self.card.due
 
 
 def review(now: datetime | None = None, *, count: int = 5) -> Deck:
@@ -142,28 +148,27 @@ def states(entries: list[Entry] | None = None) -> list[QuestionState]:
     """
     # Whole days: a lesson is no flash-card session. No fuzz: the same journal gives the same plan.
     scheduler = fsrs.Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)
-    cards: dict[tuple[str, str], fsrs.Card] = {}
     found: dict[tuple[str, str], QuestionState] = {}
-    last: dict[tuple[str, str], datetime] = {}
     for entry in answers_in(journal.read() if entries is None else entries):
         idea = (entry["lesson"], entry["question"])
         moment = journal.when(entry).astimezone(UTC)
-        repeat = idea in last and abs(moment - last[idea]) < SAME_SITTING
+        if idea not in found:
+            found[idea] = QuestionState(*idea, fsrs.Card(card_id=len(found) + 1, due=moment), moment)
+        state = found[idea]
+        repeat = state.sittings and abs(moment - state.tried) < SAME_SITTING
         # A clock that was set back a little: the scheduler knows no answer before the last one.
-        moment = last[idea] = max(moment, last.get(idea, moment))
+        moment = state.tried = max(moment, state.tried)
         if repeat:
             continue
-        sure = how_sure(entry.get("sure"))
         rating = fsrs.Rating.Again
         if entry["right"]:
-            rating = fsrs.Rating.Hard if sure == 1 else fsrs.Rating.Easy if sure == 3 else fsrs.Rating.Good
-        card = cards.get(idea) or fsrs.Card(card_id=len(cards) + 1, due=moment)
-        cards[idea], _log = scheduler.review_card(card, rating, moment)
-        state = found.setdefault(idea, QuestionState(*idea, due=moment, right=False))
-        state.due, state.right, state.last = cards[idea].due, entry["right"], moment
-        ideas = entry.get("misconceptions")
-        named = [slug for slug in ideas if isinstance(slug, str)] if isinstance(ideas, list) else []
-        state.misconceptions = [] if entry["right"] else named
+            ratings = {1: fsrs.Rating.Hard, 3: fsrs.Rating.Easy}
+            rating = ratings.get(how_sure(entry.get("sure")) or 2, fsrs.Rating.Good)
+        state.card, _log = scheduler.review_card(state.card, rating, moment)
+        state.right, state.last = entry["right"], moment
+        slugs = entry.get("misconceptions")
+        named = [slug for slug in slugs if isinstance(slug, str)] if isinstance(slugs, list) else []
+        state.misconceptions = [] if state.right else named
         state.sittings += 1
     return sorted(found.values(), key=lambda state: (state.due, state.lesson, state.question))
 

@@ -58,7 +58,7 @@ def judge(question: Question, answer: str | float) -> Verdict:
     if isinstance(question, ChoiceQuestion):
         chosen = [remark for remark in explanation(question) if remark.label in str(answer)]
         missing = len(question.key) - sum(remark.right for remark in chosen)
-        wrong = [choice for letter, choice in _by_letter(question) if letter in str(answer)]
+        wrong = [choice for letter, choice in question.by_letter if letter in str(answer)]
         return Verdict(score, chosen, missing, _named(wrong))
     shown = answers.show(answer, question.kind)
     if score >= 1:
@@ -95,14 +95,10 @@ def explanation(question: ChoiceQuestion | NumberQuestion | TextQuestion | Order
     """Return the whole answer to a question that is not open: every choice with its reason, or the key with its own."""
     if isinstance(question, ChoiceQuestion):
         return [
-            Remark(choice.right, required(choice.why), letter, choice.text) for letter, choice in _by_letter(question)
+            Remark(choice.right, required(choice.why), letter, choice.text) for letter, choice in question.by_letter
         ]
     key = question.key[0] if isinstance(question.key, list) else question.key
     return [Remark(True, required(question.why), answers.show(key, question.kind))]
-
-
-def _by_letter(question: ChoiceQuestion) -> list[tuple[str, Choice]]:
-    return list(zip(question.letters, question.choices, strict=True))
 
 
 def _named(parts: Iterable[Choice | SelfCheck | Mistake | OpenMistake]) -> list[str]:

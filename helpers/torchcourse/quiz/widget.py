@@ -101,7 +101,7 @@ class CardForm(Form):
         card, question = self.card, self.question
         head = render.heading(card.title, question, card.number, render.past(question, self.last))
         answer, sure, trouble = self._given()
-        sureness = [(str(each), html.escape(texts.say(f"sure_{each}"))) for each in SURE]
+        sureness = [(str(each), render.said(f"sure_{each}")) for each in SURE]
         able = answer is not None and sure is not None and self.checked != (answer, sure)
         hint = "" if able or self.checked else texts.say("first")
         if self.is_wrong and not self.asks_reason:

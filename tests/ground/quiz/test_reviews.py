@@ -116,7 +116,7 @@ def test_review_asks_what_is_due_in_another_way() -> None:
     assert "Nothing to review yet" in repr(review(START))
     log(*answered((0, False, 3), question="pick-one", lesson=example.LESSON, slugs=("odd",)))
     today = review(START + timedelta(hours=2))
-    assert len(today) == 0
+    assert len(today.cards) == 0
     assert "Nothing is due today" in repr(today)
     assert (START + timedelta(days=1)).astimezone().date().isoformat() in repr(today)
     morning = (START + timedelta(days=1)).astimezone().replace(hour=0, minute=5)
@@ -133,7 +133,7 @@ def test_review_shows_at_most_as_many_as_asked() -> None:
     names = [question["id"] for question in example.bank()["questions"]]
     log(*(entry for name in names for entry in answered((0, False, 2), question=name, lesson=example.LESSON)))
     deck = review(START + timedelta(days=2), count=2)
-    assert len(deck) == 2
+    assert len(deck.cards) == 2
     assert deck.lines[0] == f"{len(names)} reviews are due. Here are 2 of them; run this cell again for the next."
     assert deck.lines[0] in deck._repr_html_()
     assert "Pick several" in deck._repr_html_()
@@ -156,14 +156,14 @@ def test_recall_draws_on_earlier_lessons_and_on_wrong_answers(banks: Path) -> No
         ("05_before", "pick-one"),
         (example.LESSON, "type-text"),
     ]
-    assert len(recall(example.LESSON, count=1, now=later)) == 1
+    assert len(recall(example.LESSON, count=1, now=later).cards) == 1
     assert all(due.number is None for due in deck.cards), "nothing to type for a grade here"
     assert [due.first.id for due in recall("05_before", now=later).cards] == []
 
 
 def test_a_question_that_has_gone_is_passed_over(banks: Path) -> None:
     log(*answered((0, False, 2), question="gone", lesson=example.LESSON), *answered((0, False, 2), lesson="99_gone"))
-    assert len(review(START + timedelta(days=2))) == 0
+    assert len(review(START + timedelta(days=2)).cards) == 0
 
 
 @pytest.mark.usefixtures("banks")
@@ -171,4 +171,4 @@ def test_an_answer_given_now_is_planned_from_now() -> None:
     card(example.LESSON, "pick-one").answer("A", sure=3)
     [state] = states()
     assert timedelta(hours=23) < state.due - datetime.now(UTC) < timedelta(hours=25)
-    assert len(review(datetime.now() + timedelta(days=1))) == 1, "a time without a zone is local"
+    assert len(review(datetime.now() + timedelta(days=1)).cards) == 1, "a time without a zone is local"

@@ -9,7 +9,6 @@ import html
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
@@ -23,8 +22,7 @@ from torchcourse.lessons.start_here.progress_report import (
     table_html,
     title_of,
 )
-from torchcourse.quiz import texts
-from torchcourse.quiz.render import STYLE
+from torchcourse.quiz import render, texts
 from torchcourse.quiz.reviews import QuestionState, answers_in, review_days, states
 from torchcourse.quiz.texts import say
 
@@ -85,7 +83,7 @@ class FrontPage:
                     folded += f'<details lang="{other}"><summary>{name}</summary>{self._body()}</details>'
         page = f'<div lang="{language}">{self._body(self._pictures())}</div>{folded}'
         notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in journal.problems())
-        return f'{STYLE}<div class="tc-page tc-front">{page}{notes}</div>'
+        return f'{render.STYLE}<div class="tc-page tc-front">{page}{notes}</div>'
 
     def _body(self, pictures: str = "") -> str:
         place, href = self._place()
@@ -94,9 +92,9 @@ class FrontPage:
         moment = self.now.strftime("%Y-%m-%d %H:%M")
         return (
             f'<p class="tc-continue"><b>{html.escape(self._verb())}</b><br>{link}</p>'
-            f"<p><b>{_said('front_due')}</b><br>{html.escape(self.due())}</p>"
-            f"<p><b>{_said('front_lessons')}</b></p>{self._map()}{pictures}{ideas_html(self.lessons)}"
-            f'<p class="tc-meta">{_said("front_now", moment=moment)}</p>'
+            f"<p><b>{render.said('front_due')}</b><br>{html.escape(self.due())}</p>"
+            f"<p><b>{render.said('front_lessons')}</b></p>{self._map()}{pictures}{ideas_html(self.lessons)}"
+            f'<p class="tc-meta">{render.said("front_now", moment=moment)}</p>'
         )
 
     def _verb(self) -> str:
@@ -147,10 +145,6 @@ class FrontPage:
             picture.ideas({number: count for number, count in open_ideas.items() if count}),
         ]
         return f'<div class="tc-pictures">{"".join(images)}</div>' if any(images) else ""
-
-
-def _said(name: str, **values: Any) -> str:
-    return html.escape(say(name, **values))
 
 
 def _words(step: Step) -> str:

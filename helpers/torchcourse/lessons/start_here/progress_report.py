@@ -12,9 +12,8 @@ from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.lessons.start_here.course_map import read_notebooks
 from torchcourse.lessons.start_here.final_results import Result, calibration, result_lines, results, sure_line
-from torchcourse.quiz import bank, markup, texts
+from torchcourse.quiz import bank, markup, render, texts
 from torchcourse.quiz.questions import Text
-from torchcourse.quiz.render import STYLE
 from torchcourse.quiz.reviews import answers_in, due_today, states
 
 
@@ -158,19 +157,19 @@ class ProgressReport:
 
     def _repr_html_(self) -> str:
         if self.empty:
-            body = f"<p>{html.escape(texts.say('nothing_done'))}</p>"
+            body = f"<p>{render.said('nothing_done')}</p>"
         else:
             names = ("lesson", "exercises", "quiz", "open_ideas", "reviews")
             body = table_html(names, [_row(lesson) for lesson in self.lessons])
         notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in self.below)
-        title = html.escape(texts.say("progress"))
+        title = render.said("progress")
         page = f"<p><b>{title}</b></p>{body}{ideas_html(self.lessons)}{notes}"
-        return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{page}</div>'
+        return f'{render.STYLE}<div class="tc-page" lang="{texts.current()}">{page}</div>'
 
 
 def table_html(columns: tuple[str, ...], rows: list[str]) -> str:
     """Return a table; `columns` are the names of sentences."""
-    head = "".join(f'<th scope="col">{html.escape(texts.say(name))}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{render.said(name)}</th>' for name in columns)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -181,7 +180,7 @@ def ideas_html(lessons: list[LessonProgress]) -> str:
         if lesson.misconceptions:
             lines = "".join(f"<li>{markup.to_inline(str(idea))}</li>" for idea in lesson.misconceptions.values())
             lists += f"<p>{html.escape(str(lesson.title))}</p><ul>{lines}</ul>"
-    return f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p>{lists}" if lists else ""
+    return f"<p><b>{render.said('open_ideas')}</b></p>{lists}" if lists else ""
 
 
 def title_of(name: str) -> Text:
@@ -199,7 +198,7 @@ def title_of(name: str) -> Text:
 def _row(lesson: LessonProgress) -> str:
     title = html.escape(str(lesson.title))
     if not lesson.begun:
-        note = html.escape(texts.say("not_begun"))
+        note = render.said("not_begun")
         return f'<tr><th scope="row">{title}</th><td colspan="4" class="tc-meta">{note}</td></tr>'
     bars = _bar(lesson.exercises.done, lesson.exercises.total, html.escape(lesson.exercises_in_words))
     bars += _bar(len(lesson.questions.last), lesson.questions.total, html.escape(lesson.quiz_in_words))
