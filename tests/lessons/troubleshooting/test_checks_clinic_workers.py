@@ -166,7 +166,7 @@ def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line(
         RECORDS, *broken(RECORDS, RAISE, (LINES, LINES + "        [parse_record(x) for x in self.lines]\n"))
     )
     refused(checked, "still_stops")
-    assert "record_loader() itself ends with ValueError: a bad record." in checked.message
+    assert "or does not begin, with ValueError: a bad record." in checked.message
     assert 'raise ValueError("a bad record")' in checked.message
 
 

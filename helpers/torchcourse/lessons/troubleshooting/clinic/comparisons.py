@@ -140,13 +140,15 @@ def expect_training_mode(given: Trained) -> None:
         )
 
 
-def expect_left_in_training_mode(given: Trained) -> None:
-    """Refuse an epoch after which the model, or a layer of it, is in evaluation mode."""
-    if not all(layer.training for layer in given.model.modules()):
+def expect_mode(model: nn.Module, training: bool) -> None:
+    """Refuse a model that a part has left, or a layer of which it has left, in a different mode than before."""
+    if any(layer.training != training for layer in model.modules()):
+        left, wanted = ("evaluation", "training") if training else ("training", "evaluation")
+        then = " Where the training loop calls model.train() once, at its start, all that follows is trained so."
         raise Wrong(
             "mode_left_changed",
-            "Your function leaves the model in evaluation mode: what is trained next has no dropout and no new "
-            "statistics. Before, it left the model in training mode.",
+            f"Your code leaves the model, or a layer of it, in {left} mode. The broken one left it in {wanted} mode."
+            f"{then if training else ' In which mode did it come?'}",
         )
 
 
@@ -155,7 +157,7 @@ def expect_same_training(given: Trained, expected: Trained) -> None:
     expect_steps(given, expected)
     if not same(list(given.model.parameters()), list(expected.model.parameters()), tolerance=1e-5):
         raise Wrong("training_changed", "The model ends with other weights: the repair has changed the training.")
-    expect_left_in_training_mode(given)
+    expect_mode(given.model, training=True)
 
 
 def expect_no_graph(loss: Any) -> None:
@@ -223,14 +225,7 @@ def expect_untouched(model: nn.Module, weights: list[torch.Tensor], training: bo
         raise Wrong("weights_changed", "After the evaluation the model has other weights.")
     if not all(parameter.requires_grad for parameter in model.parameters()):
         raise Wrong("frozen", "After the evaluation the parameters are frozen: the next epoch trains nothing.")
-    if any(layer.training != training for layer in model.modules()):
-        modes = ("evaluation", "training") if training else ("training", "evaluation")
-        then = "Where the training loop calls model.train() once, at its start, the rest of the training runs so. "
-        raise Wrong(
-            "mode_left_changed",
-            f"After the evaluation the model, or a layer, is in {modes[0]} mode. It came in {modes[1]} mode, and "
-            f"whoever uses it next expects that. {then if training else ''}How do you know in which mode it came?",
-        )
+    expect_mode(model, training)
 
 
 def evaluate_for_others(evaluate: Callable[[], Any], model: nn.Module) -> Any:
@@ -296,14 +291,14 @@ def expect_workers(count: int, without: str) -> None:
         raise Wrong("fewer_workers", "There were two workers, because loading is slow. Now there is one.")
 
 
-def numbers_of_images(images: Iterable[torch.Tensor], count: int, left_out: Collection[int], what: str) -> list[int]:
+def numbers_of_images(images: Iterable[torch.Tensor], count: int, left_out: Collection[int], unknown: str) -> list[int]:
     """Return for each image which of the first `count` of MNIST it is.
 
     Args:
         images: 784 values each, scaled to 0–1.
         count: how many images were written to the file or folder.
         left_out: the numbers of those that cannot be read.
-        what: what such an image is, such as "scan of the folder".
+        unknown: what is said of other images, such as "are no scan of the folder".
 
     Raises:
         Wrong: unless each image that can be read is there once, and no other.
@@ -317,11 +312,11 @@ def numbers_of_images(images: Iterable[torch.Tensor], count: int, left_out: Coll
     if not found:
         raise Wrong("samples_lost", f"{case} none arrives.")
     if not order:
-        raise Wrong("pixels_changed", f"{case} none of your images is a {what}. Are they still scaled to 0–1?")
+        raise Wrong("pixels_changed", f"{case} all of your images {unknown}. Are they still scaled to 0–1?")
     if len(order) < len(found):
         raise Wrong(
             "invented_image",
-            f"{case} {len(found) - len(order)} of your images are no {what}. What does the model learn from an image "
+            f"{case} {len(found) - len(order)} of your images {unknown}. What does the model learn from an image "
             "that stands in for a bad one, under its label?",
         )
     if len(order) > len(set(order)):

@@ -16,7 +16,7 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     called_with,
     expect_all_learn,
-    expect_left_in_training_mode,
+    expect_mode,
     expect_no_graph,
     expect_own_optimizer,
     expect_training_mode,
@@ -70,7 +70,7 @@ def judge(program: Program, seed: int) -> str:
         _compare(given.steps, right.steps, accumulate, rate)
         expect_own_optimizer(given)
         expect_training_mode(given)
-        expect_left_in_training_mode(given)
+        expect_mode(given.model, training=True)
         _judge_report(given.returned, right.returned, accumulate)
     with called_with("4 batches of 256 samples, 4 of them per step; each sample has 4 numbers"):
         _judge_memory(program.accumulated_epoch)

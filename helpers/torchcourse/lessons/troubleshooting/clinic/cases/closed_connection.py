@@ -29,10 +29,6 @@ HANG = (
     "After {seconds:g} seconds the ranks still wait for one another. A longer limit would only make the wait longer: "
     "some rank is in a collective that the others never call."
 )
-LEFT_ALONE = (
-    "Rank {rank} waited in a collective, and another rank had left. Who is in a collective there, and where are the "
-    "others at that moment?"
-)
 Part = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -73,7 +69,6 @@ def judge(program: Program, seed: int) -> str:
                 world_size=ranks,
                 seconds=TIME_LIMIT,
                 hang=HANG,
-                left_alone=LEFT_ALONE,
             )
         stops.append(_judge_runs(runs, expected))
     return (
@@ -83,20 +78,32 @@ def judge(program: Program, seed: int) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What one process finds that plays all ranks."""
+    """What one process finds that plays all ranks: after each epoch the weights, and each rank's validation loss."""
 
-    own: list[int]
-    """After how many epochs each rank would stop by its own loss."""
-    mean: int
-    """After how many by the mean loss."""
-    shared: set[int]
-    """After how many they may stop together: by the loss of one, by the mean, by their best, middle or worst loss, or
-    when so many of them want to at once."""
     patience: int
     weights: list[list[torch.Tensor]]
-    """The weights after each epoch."""
     losses: list[list[float]]
-    """After each epoch the validation loss of each rank."""
+
+    @property
+    def own(self) -> list[int]:
+        """After how many epochs each rank would stop by its own loss."""
+        return [self._stops(column) for column in zip(*self.losses, strict=True)]
+
+    @property
+    def mean(self) -> int:
+        """After how many they stop by the mean loss."""
+        return self._stops([sum(row) for row in self.losses])
+
+    @property
+    def shared(self) -> set[int]:
+        """After how many they may stop together: by the loss of one, by the mean, by their best, middle or worst loss,
+        or when so many of them want to at once."""
+        counts = [_stale(column) for column in zip(*self.losses, strict=True)]
+        votes = [_first(ranked, self.patience) for ranked in _ranked(zip(*counts, strict=True))]
+        return {*self.own, self.mean, *votes, *map(self._stops, _ranked(self.losses))}
+
+    def _stops(self, losses: Sequence[float]) -> int:
+        return _first(_stale(losses), self.patience)
 
 
 def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
@@ -137,12 +144,7 @@ def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expec
             own = [_share(val, rank, ranks) for rank in range(ranks)]
             losses.append([F.cross_entropy(model(images), labels).item() for images, labels in own])
         weights.append(copies(model.parameters()))
-    counts = [_stale(column) for column in zip(*losses, strict=True)]
-    alone = [_first(count, patience) for count in counts]
-    mean = _first(_stale([sum(row) / ranks for row in losses]), patience)
-    votes = [_first(ranked, patience) for ranked in _ranked(zip(*counts, strict=True))]
-    by_rank = [_first(_stale(ranked), patience) for ranked in _ranked(losses)]
-    return Expected(alone, mean, {*alone, mean, *votes, *by_rank}, patience, weights, losses)
+    return Expected(patience, weights, losses)
 
 
 def _ranked(rows: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:

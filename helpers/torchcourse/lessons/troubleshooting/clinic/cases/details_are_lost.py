@@ -83,7 +83,9 @@ def judge(program: Program, seed: int) -> str:
             "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. Loading "
             "was given to two workers because it is slow; they should come back.",
         )
-        _judge_epochs(loaded.epochs, records, cut_off)
+        orders_seen = [_order(batches, records, cut_off) for batches in loaded.epochs]
+        if orders_seen[0] in (sorted(orders_seen[0]), orders_seen[1]):
+            raise Wrong("no_shuffle", "All records arrive, but no longer in a new order each epoch.")
     _judge_report(fetched[0], fetched[2], len(first))
     expect_orders_by_seed(orders)
     return (
@@ -115,10 +117,6 @@ def _judge_report(cut: Fetched, whole: Fetched, left_out: int) -> None:
         )
 
 
-class _NotMadeError(Exception):
-    """What making the loader ended with."""
-
-
 def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> tuple[list[Fetched], list[Order]]:
     """Load each file in a process of its own; return with it the orders by this seed, by it again, and by another."""
     try:
@@ -141,12 +139,10 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> tuple[lis
                 "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
                 "function of a library do that?",
             ) from None
-        where = f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}"
-        if error.kind == _NotMadeError.__name__:
-            where = f"No worker has begun: for a file with bad lines record_loader() itself ends with {what}"
         raise Wrong(
             "still_stops",
-            f"{where}.{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
+            f"No worker dies, but the epoch still ends at the bad line, or does not begin, with {error.kind}: {what}."
+            f"{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
         ) from None
 
 
@@ -160,10 +156,7 @@ def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> tuple[list[
 def _fetch_file(record_loader: Callable, path: Path, seed: int, said: IO[str]) -> Fetched:
     said.seek(0)
     said.truncate()
-    try:
-        loader = record_loader(path, seed)
-    except Exception as error:
-        raise _NotMadeError(f"{type(error).__name__}: {error}") from error
+    loader = record_loader(path, seed)
     epochs = [[tuple(batch) for batch in loader] for _ in range(EPOCHS)]
     said.seek(0)
     text = said.read().replace(str(path.parent), "")
@@ -195,15 +188,9 @@ def _told_to(file: IO[str]) -> Iterator[None]:
             os.close(copy)
 
 
-def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...]) -> None:
-    orders = [_order(batches, count, cut_off) for batches in epochs]
-    if orders[0] == sorted(orders[0]) or orders[0] == orders[1]:
-        raise Wrong("no_shuffle", "All records arrive, but no longer in a new order each epoch.")
-
-
 def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[int]:
     """Return the numbers of the records in the order in which an epoch brings them."""
-    order = numbers_of_images([row for rows, _ in batches for row in rows], count, cut_off, "record of the file")
+    order = numbers_of_images([row for rows, _ in batches for row in rows], count, cut_off, "are no record of the file")
     for rows, labels in batches:
         kinds = [each.dtype if isinstance(each, torch.Tensor) else type(each[0]) for each in (rows, labels)]
         if kinds != [torch.float32, torch.int64]:

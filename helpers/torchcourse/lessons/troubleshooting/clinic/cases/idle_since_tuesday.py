@@ -100,7 +100,7 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
     case = f"{count} files, {len(unreadable)} of them unreadable:"
     if len(images) != len(labels):
         raise Wrong("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
-    found = numbers_of_images(images, count, unreadable, "scan of the folder")
+    found = numbers_of_images(images, count, unreadable, "are no scan of the folder")
     wrong = (mnist()[:count][1][found] != labels).nonzero().flatten().tolist()
     if wrong:
         raise Wrong(

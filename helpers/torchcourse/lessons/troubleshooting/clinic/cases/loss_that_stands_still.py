@@ -42,14 +42,15 @@ def evidence(program: Program) -> None:
 
 
 def judge(program: Program, seed: int) -> str:
-    """Prepare a small network and a deeper one for other numbers of classes; look into the optimizer, and train."""
+    """Prepare a small network and a deeper one for other numbers of classes; look at both and into the optimizer."""
     torch.manual_seed(seed)
-    healed = _judge_network(program, 0, 3 + seed % 4, seed)
-    _judge_network(program, 1, 5, seed)
-    return healed
+    classes = 3 + seed % 4
+    for deeper, number in ((0, classes), (1, 5)):
+        _judge_network(program, deeper, number, seed)
+    return f"Healed: the optimizer holds the new layer of {classes} classes, and the features stay frozen."
 
 
-def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> str:
+def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> None:
     rate = 0.04 + 0.02 * (seed % 3)  # never that of the program
     features: list[nn.Module] = [nn.Flatten(), nn.Linear(9, 12), nn.ReLU(), *[nn.Linear(12, 12), nn.ReLU()] * deeper]
     last = nn.Linear(12, 10 + seed % 2)
@@ -62,18 +63,8 @@ def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> st
     _judge_model(model, last_before, classes, len(features) + 1)
     _judge_features(model, optimizer)
     _judge_optimizer(model, optimizer, rate)
-    images, labels = torch.randn(30, 9), torch.randint(0, classes, (30,))
-    loss_before = F.cross_entropy(model(images), labels).item()
-    program.fit(model, optimizer, images, labels, 20)
-    loss = F.cross_entropy(model(images), labels).item()
-    if not loss < loss_before:
-        raise Wrong("learns_nothing", f"After 20 steps the loss is {loss:.3f}; it was {loss_before:.3f} at the start.")
-    if not same(copies(model[:-1].parameters()), features_before, tolerance=0.0):
-        raise Wrong("thawed", "The features have changed in training. They were to stay as they came.")
-    return (
-        f"Healed: the new layer of {classes} classes learns ({loss_before:.2f} → {loss:.2f}), the features stay as "
-        "they were."
-    )
+    if not same(list(model[:-1].parameters()), features_before, tolerance=0.0):
+        raise Wrong("features_changed", "The features have other weights. They were to stay as they came.")
 
 
 def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int, layers: int) -> None:
