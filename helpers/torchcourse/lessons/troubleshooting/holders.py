@@ -4,13 +4,14 @@ import ast
 import bisect
 import functools
 import gc
+import itertools
 import linecache
 import statistics
 import sys
 import types
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,13 @@ class _Link:
     label: str = ""
     name: str = ""
 
+    def down(self) -> Iterator["_Link"]:
+        """Yield this link and those below, down to the tensor."""
+        link: _Link | None = self
+        while link is not None:
+            yield link
+            link = link.below
+
 
 @dataclass(frozen=True)
 class _Graph:
@@ -92,7 +100,7 @@ class Search:
         if way is not None:
             return _describe(way)
         graphs = [graph for graph in self._graphs if made.key in graph.saved]
-        return self._holder_of_graph([(graph.end, graph.count) for graph in graphs])
+        return self._holder_of_graph(graphs)
 
     def growing_graphs(self, steps: range, known: set[int]) -> dict[Holder, float]:
         """Return who keeps a graph that has got nodes in nearly each of these steps, with the nodes per step.
@@ -104,16 +112,16 @@ class Search:
         found: dict[Holder, float] = {}
         told: set[int] = set()
         everything = list(autograd_graph.nodes(*(node for _, node in self._ends)))
-        if not _in_most(self._new_nodes(autograd_graph.numbers(everything, self._starts[0]), steps)):
+        if not in_most(self._new_nodes(autograd_graph.numbers(everything, self._starts[0]), steps)):
             return found  # the usual case, and quickly told
         for graph in sorted(self._graphs, key=lambda graph: -len(graph.numbers)):
             counts = self._new_nodes(graph.numbers - told, steps)
-            if not _in_most(counts) or graph.saved & known:
+            if not in_most(counts) or graph.saved & known:
                 continue
             # What is made of a running value in each step has its graph too: `mean = total / n`. So start inside.
-            inner = [end for end in self._inner_ends(graph) if _in_most(self._new_nodes(end.numbers - told, steps))]
+            inner = [end for end in self._inner_ends(graph) if in_most(self._new_nodes(end.numbers - told, steps))]
             candidates = [*sorted(inner, key=lambda end: len(end.numbers))[:_INNER], graph]
-            holders = (self._holder_of_graph([(end.end, end.count)]) for end in candidates)
+            holders = (self._holder_of_graph([end]) for end in candidates)
             holder = next((holder for holder in holders if holder is not UNKNOWN), UNKNOWN)
             if holder is not UNKNOWN:
                 told |= graph.numbers
@@ -125,11 +133,11 @@ class Search:
         new = Counter(bisect.bisect_right(self._starts, number) - 1 for number in numbers)
         return [new[step] for step in steps]
 
-    def _holder_of_graph(self, candidates: list[tuple[weakref.ref, int]]) -> Holder:
-        for tensor, count in sorted(candidates, key=lambda pair: -pair[1])[:5]:
-            way = self._way_to_a_variable(_present([tensor]))
+    def _holder_of_graph(self, graphs: list[_Graph]) -> Holder:
+        for graph in sorted(graphs, key=lambda graph: -graph.count)[:5]:
+            way = self._way_to_a_variable(_present([graph.end]))
             if way is not None:
-                return _describe(way, f"the autograd graph ({count} nodes) behind ")
+                return _describe(way, f"the autograd graph ({graph.count} nodes) behind ")
         return UNKNOWN
 
     @functools.cached_property
@@ -140,13 +148,13 @@ class Search:
         return [(tensor, node) for tensor, node in pairs if node is not None]
 
     @functools.cached_property
-    def _graphs(self) -> list["_Graph"]:
+    def _graphs(self) -> list[_Graph]:
         """The graphs that no other graph is built upon: somebody else must keep these."""
         reached = autograd_graph.nodes(*(node for _, node in self._ends))
         inside = {following for node in reached for following, _ in node.next_functions}
         return [self._graph(tensor, node) for tensor, node in self._ends if node not in inside]
 
-    def _graph(self, tensor: weakref.ref, end: Any, saved: bool = True) -> "_Graph":
+    def _graph(self, tensor: weakref.ref, end: Any, saved: bool = True) -> _Graph:
         nodes = list(autograd_graph.nodes(end))
         keys = set().union(*map(self._saved_in, nodes)) if saved else set()
         keys |= {key for present in _present([tensor]) for key in autograd_graph.storage_keys(present)}
@@ -158,7 +166,7 @@ class Search:
             self._saved[node] = autograd_graph.storages(node)
         return self._saved[node]
 
-    def _inner_ends(self, graph: "_Graph") -> list["_Graph"]:
+    def _inner_ends(self, graph: _Graph) -> list[_Graph]:
         """Return the graphs inside this one whose tensors the last step has made, the youngest few."""
         last = self._starts[-2]
         young = {number for number in graph.numbers if number >= last}
@@ -213,11 +221,11 @@ class Search:
 
     def _running_local(self, link: _Link) -> _Link | None:
         for frame, name in self._locals.get(id(link.item), []):
-            return _Link(frame, link, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
+            return _local(frame, link, name)
         return None
 
 
-def _in_most(counts: list[int]) -> bool:
+def in_most(counts: list[int]) -> bool:
     """Whether there is something in at least three of four."""
     return sum(count > 0 for count in counts) >= 0.75 * len(counts)
 
@@ -261,10 +269,8 @@ def _variables(module: dict, link: _Link) -> list[_Link]:
 
 def _named(referrer: Any, link: _Link) -> _Link:
     """Return the link to a referrer, with the name by which it refers to the object below, if it has one."""
-    item = link.item
     if isinstance(referrer, types.FrameType):
-        name = next((name for name, value in referrer.f_locals.items() if value is item), "")
-        return _Link(referrer, link, f"the local variable `{name}` of {referrer.f_code.co_name}()", name)
+        return _local(referrer, link, _name_of(link.item, referrer.f_locals))
     if isinstance(referrer, types.FunctionType):
         for name, cell in zip(referrer.__code__.co_freevars, referrer.__closure__ or (), strict=False):
             if _holds(cell, link):
@@ -276,6 +282,10 @@ def _named(referrer: Any, link: _Link) -> _Link:
     return _Link(referrer, link, f"`.{name}` of a {type(referrer).__name__}", name) if name else _Link(referrer, link)
 
 
+def _local(frame: types.FrameType, link: _Link, name: str) -> _Link:
+    return _Link(frame, link, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
+
+
 _CONTAINERS = dict | list | tuple | set | frozenset | deque | types.CellType | types.TracebackType
 
 
@@ -285,26 +295,22 @@ def _attribute(owner: Any, link: _Link) -> str:
         return ""
     attributes = getattr(owner, "__dict__", {})
     wanted = link.below.item if link.item is attributes and link.below is not None else link.item
-    return next((str(name) for name, value in attributes.items() if value is wanted), "")
+    return _name_of(wanted, attributes)
+
+
+def _name_of(item: Any, variables: Mapping[Any, Any]) -> str:
+    return next((str(name) for name, value in variables.items() if value is item), "")
 
 
 def _holds(cell: types.CellType, link: _Link) -> bool:
     """Whether the way came up through this cell (by the closure's tuple)."""
-    way: _Link | None = link
-    while way is not None and isinstance(way.item, tuple | types.CellType):
-        if way.item is cell:
-            return True
-        way = way.below
-    return False
+    inside = itertools.takewhile(lambda part: isinstance(part.item, tuple | types.CellType), link.down())
+    return any(part.item is cell for part in inside)
 
 
 def _describe(way: _Link, prefix: str = "") -> Holder:
     """Put the way into words, from the tensor up; what lies below a kept exception is its frames' affair."""
-    links: list[_Link] = []
-    link: _Link | None = way
-    while link is not None:
-        links.insert(0, link)
-        link = link.below
+    links = list(way.down())[::-1]
     for number, link in enumerate(links):
         if isinstance(link.item, BaseException):
             local = next((below.label for below in links[:number] if below.label), "a frame")
@@ -312,22 +318,18 @@ def _describe(way: _Link, prefix: str = "") -> Holder:
             links = links[number:]
             break
     labelled = [link for link in links if link.label]
-    container = _container(links)
     text = " in ".join(link.label.removesuffix(", in") for link in labelled[:3])
     names = tuple(link.name for link in labelled if link.name)
     functions = [link.item for link in links if isinstance(link.item, types.FunctionType)]
     codes = tuple((function.__code__.co_filename, function.__code__.co_firstlineno) for function in functions)
-    return Holder(prefix + container + text, names, codes)
+    return Holder(prefix + _container(links) + text, names, codes)
 
 
 def _container(links: list[_Link]) -> str:
-    """Return "the list in " where a list or the like lies directly under the first name."""
-    for link in links:
-        if link.label:
-            return ""
-        kind = type(link.item)
-        if kind in (list, dict, set, tuple, deque):
-            return f"a {kind.__name__} of {len(link.item)}, "
+    """Return "a list of 3, " where a list or the like lies directly under the first name."""
+    for link in itertools.takewhile(lambda link: not link.label, links):
+        if type(link.item) in (list, dict, set, tuple, deque):
+            return f"a {type(link.item).__name__} of {len(link.item)}, "
     return ""
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from torchcourse.lessons.troubleshooting import tracking
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes, live_tensors, next_number
-from torchcourse.lessons.troubleshooting.holders import UNKNOWN, Holder, Search, line_that_keeps
+from torchcourse.lessons.troubleshooting.holders import UNKNOWN, Holder, Search, in_most, line_that_keeps
 from torchcourse.lessons.troubleshooting.host_memory import bytes_in_use, is_exact
 from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts
 from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker
@@ -233,7 +233,11 @@ class LeakWatch:
                 place = min(in_step[birth.step, alike(birth)], 2)
                 in_step[birth.step, alike(birth)] += 1
                 groups[alike(birth), place].append(birth)
-            steady = [group for group in groups.values() if _in_most(group, judged)]
+            steady = [
+                group
+                for group in groups.values()
+                if in_most([sum(birth.step == step for birth in group) for step in judged])
+            ]
             growing += steady
             found = {id(birth) for group in steady for birth in group}
             left = [birth for birth in left if id(birth) not in found]
@@ -320,14 +324,7 @@ def _nearly(birth: Allocation) -> Any:
     return birth.op, birth.lines[:1]
 
 
-def _in_most(group: list[Allocation], steps: range) -> bool:
-    return len({birth.step for birth in group}) >= 0.75 * len(steps)
-
-
 def _growth(values: list[int]) -> float:
     """Return the median difference of the second half; 0 unless it grew in three steps of four."""
-    late = values[len(values) // 2 :]
-    steps = [after - before for before, after in pairwise(late)]
-    if not steps or sum(step > 0 for step in steps) < 0.75 * len(steps):
-        return 0.0
-    return float(statistics.median(steps))
+    steps = [after - before for before, after in pairwise(values[len(values) // 2 :])]
+    return float(statistics.median(steps)) if steps and in_most(steps) else 0.0
