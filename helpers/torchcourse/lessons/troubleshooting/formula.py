@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-NUMBERS_A_PARAMETER = {"SGD": 0, "SGD with momentum": 1, "Adam": 2}
-"""How many numbers of a parameter's own size the optimizer keeps for it."""
-
 
 @dataclass(frozen=True)
 class StepBytes:
@@ -24,12 +21,8 @@ class StepBytes:
     gradients: int
     optimizer: int
     activations: int
-    working: int = 0
+    working: int
     """What the optimizer needs for a moment, while it changes the largest parameter."""
-
-    @property
-    def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + self.activations
 
     @property
     def peak(self) -> int:
@@ -41,30 +34,26 @@ class StepBytes:
         return self.parameters + self.optimizer + max(self.activations, self.gradients + self.working)
 
 
-def step_bytes(model: nn.Module, input_shape: Sequence[int], optimizer: str = "Adam") -> StepBytes:
-    """Return the bytes of a training step of a model that puts out logits for a cross-entropy loss.
+def step_bytes(model: nn.Module, input_shape: Sequence[int]) -> StepBytes:
+    """Return the bytes of a training step with Adam of a model that puts out logits for a cross-entropy loss.
 
     The batch itself, and the optimizer's one counter for each tensor, are left out.
 
     Args:
         model: made of the layers in `kept_by_layers`; its parameters give the bytes a number.
         input_shape: the shape of a batch, such as (64, 1, 28, 28).
-        optimizer: a key of `NUMBERS_A_PARAMETER`.
 
     Raises:
-        ValueError: for an optimizer or a layer without a rule.
+        ValueError: for a layer without a rule.
     """
-    if optimizer not in NUMBERS_A_PARAMETER:
-        raise ValueError(f"There is no rule for {optimizer!r}. Choose one of: {', '.join(NUMBERS_A_PARAMETER)}.")
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     return StepBytes(
-        parameters=parameters,
-        gradients=gradients,
-        optimizer=NUMBERS_A_PARAMETER[optimizer] * gradients,
+        parameters=sum(parameter.nbytes for parameter in model.parameters()),
+        gradients=trained,
+        optimizer=2 * trained,
         activations=sum(size for _, size in kept_by_layers(model, input_shape)),
         # The root of the second average, and what it divides by (with foreach=False; else that of all parameters).
-        working=2 * max(parameter.nbytes for parameter in model.parameters()) if optimizer == "Adam" else 0,
+        working=2 * max(parameter.nbytes for parameter in model.parameters()),
     )
 
 

@@ -323,8 +323,7 @@ class MemoryTracker(TorchDispatchMode):
         self._names |= {id(module): name for name, module in model.named_modules() if name}
         for parameter in model.parameters():
             self._label(parameter, "parameters", "parameter")
-            if parameter.grad is not None:
-                self._label(parameter.grad, "gradients", "gradient")
+            self._label_gradient(parameter)
             if parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(self._label_gradient))
         for buffer in model.buffers():
@@ -363,9 +362,9 @@ def describe_unseen(tracker: MemoryTracker) -> str:
     return f" Not counted: {format_bytes(tracker.unseen)} of tensors made before or elsewhere. Pass them to watch()."
 
 
-def list_largest(live: list[Allocation], count: int = 5) -> str:
+def list_largest(live: list[Allocation]) -> str:
     """Write the first of these allocations, a line each, as the end of an out-of-memory error."""
-    return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:count]) or "  none")
+    return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:5]) or "  none")
 
 
 def _innermost(names: dict[int, str]) -> str:
