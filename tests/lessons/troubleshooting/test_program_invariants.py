@@ -111,14 +111,16 @@ def test_each_worker_and_each_epoch_draws_its_own_numbers(
 ) -> None:
     loader = DataLoader(Draws(kind), num_workers=count, worker_init_fn=seed)
     before = np.random.get_state()[2]
-    record = SimpleNamespace(steps=[None] * 8, trained=[SimpleNamespace(step=number) for number in range(8)])
     run: Any = SimpleNamespace(
-        around=SimpleNamespace(iterations=[Iteration(loader, n, None) for n in (0, 4)]), record=record
+        around=SimpleNamespace(iterations=[Iteration(loader, n, None) for n in (0, 4)]),
+        loaders=[loader],
+        steps=[None] * 8,
+        trained=[SimpleNamespace(step=number) for number in range(8)],
     )
     assert [alarm.name for alarm in workers(run)] == alarms
     assert np.random.get_state()[2] == before
     loader = DataLoader(Draws(kind), num_workers=count, worker_init_fn=seed, persistent_workers=True)
-    run.around.iterations = [Iteration(loader, 0, None), Iteration(loader, 4, None)]
+    run.loaders, run.around.iterations = [loader], [Iteration(loader, 0, None), Iteration(loader, 4, None)]
     assert [alarm.name for alarm in workers(run)] == [name for name in alarms if name != "epochs_alike"]
 
 

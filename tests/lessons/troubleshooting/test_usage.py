@@ -327,7 +327,7 @@ def test_what_is_compiled_is_said_with_a_remedy_that_works(before: bool) -> None
             optimizer.zero_grad()
             F.cross_entropy(compiled(x), y).backward()
             optimizer.step()
-    assert len(probe._record.steps) == 5
+    assert len(probe._run.steps) == 5
     assert probe.alarms() == []
 
 

@@ -29,6 +29,7 @@ Silent bugs
     invariants        SanityProbe: which rules of a healthy run the first steps of a loop break
     training_watch    the recorder of one model's passes, losses and steps, told by `torch_calls` of what has no hook
     training_records  what it writes down
+    watcher           what its parts have in common; they are:
     surroundings      what happens between the steps: modes, states, epochs
     usage             how PyTorch is used: rarer losses, derivatives in the loss, layers made on the way
     sequence_watch    how sequences are treated: what attention sums and leaves out, which steps are read
@@ -39,10 +40,10 @@ Silent bugs
     teacher_watch     networks that put out targets, and whether they are in training mode
     beside_watch      what stands beside the model: an average of its weights, a replica, an adversary
     makers            which operation made the numbers that a loss gets
-    watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
-                      `sequence_invariants`, `schedule_invariants`, `program_invariants`, `data_invariants`,
-                      `image_invariants`, `output_invariants`, `usage_invariants`, `chance_invariants`,
-                      `beside_invariants`, `answers_invariants`
+    watched_run       the recorder with what the rules ask of it, and what they say. The rules are in
+                      `training_invariants`, `loss_invariants`, `sequence_invariants`, `schedule_invariants`,
+                      `program_invariants`, `data_invariants`, `image_invariants`, `output_invariants`,
+                      `usage_invariants`, `chance_invariants`, `beside_invariants`, `answers_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

@@ -5,9 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.loss_invariants import picks_rows
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
-from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 ANSWERS_AT_LEAST, OF_A_CLASS = 40, 5
@@ -23,7 +21,7 @@ OTHERWISE = 0.5  # of all answers: so many have a different number than their la
 
 def counted_once(run: WatchedRun) -> Iterator[Alarm]:
     """Each answer is compared with one label: its own."""
-    crossed = run.record.answers.crossed
+    crossed = run.answers.crossed
     if len(crossed) >= 2:
         yield Alarm(
             "answers_broadcast",
@@ -34,7 +32,7 @@ def counted_once(run: WatchedRun) -> Iterator[Alarm]:
 
 def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
     """A class has the same number in training and in validation."""
-    found = run.record.answers.validated
+    found = run.answers.validated
     if not found or not run.classified:
         return
     answers, labels = (torch.cat(part) for part in zip(*found, strict=True))
@@ -58,7 +56,7 @@ def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
 def known_classes(run: WatchedRun) -> Iterator[Alarm]:
     """The classes that are validated on have been trained on."""
     learned = [loss.target[loss.target != loss.ignored] for loss in run.classified]
-    labels = [labels for _, labels in run.record.answers.validated]
+    labels = [labels for _, labels in run.answers.validated]
     if not learned or not labels or not _learned_by(run, CLASSIFYING):
         return
     known, asked = torch.cat(learned).unique(), torch.cat(labels)
@@ -75,7 +73,7 @@ def known_classes(run: WatchedRun) -> Iterator[Alarm]:
 
 def borders(run: WatchedRun) -> Iterator[Alarm]:
     """Logits are cut at 0, which stands for a half."""
-    cut = run.record.answers.cut
+    cut = run.answers.cut
     if len(cut) < CUTS_AT_LEAST or not _learned_by(run, {F.binary_cross_entropy_with_logits}):
         return
     if all(border == 0.5 for border, _ in cut) and not all(within for _, within in cut):
@@ -88,18 +86,18 @@ def borders(run: WatchedRun) -> Iterator[Alarm]:
 
 def choices(run: WatchedRun) -> Iterator[Alarm]:
     """Where a class is chosen, it is a class, and there are several to choose from."""
-    answers = run.record.answers
+    answers = run.answers
     if (
         answers.chosen_of_batch >= CUTS_AT_LEAST
         and _learned_by(run, CLASSIFYING)
-        and not any(map(picks_rows, run.classified))
+        and not any(loss.picks_rows for loss in run.classified)
     ):
         yield Alarm(
             "argmax_over_batch",
             f"{answers.chosen_of_batch} times the largest of outputs [N, C] was taken over dimension 0, and its number "
             "compared with labels: that is the sample that suits a class best. The class of each sample is argmax(1).",
         )
-    chosen = run.record.answers.chosen_of_one
+    chosen = run.answers.chosen_of_one
     if chosen >= CUTS_AT_LEAST and _learned_by(run, LOGISTIC):
         yield Alarm(
             "argmax_of_one",
@@ -110,9 +108,9 @@ def choices(run: WatchedRun) -> Iterator[Alarm]:
 
 def units(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs are compared with targets in the units that they have learned."""
-    losses = [loss for loss in run.record.losses if loss.function in MEASURING and _of_output(loss)]
+    losses = [loss for loss in run.losses if loss.function in MEASURING and loss.of_output]
     pairs = [(loss.target.flatten().double(), loss.seen.inputs) for loss in losses if loss.seen is not None]
-    found = [(target, seen.inputs) for target, seen in run.record.answers.measured if not seen.used]
+    found = [(target, seen.inputs) for target, seen in run.answers.measured if not seen.used]
     if len(pairs) < 3 or not found:
         return
     (learned, given), (compared, shown) = (tuple(zip(*those, strict=True)) for those in (pairs, found))
@@ -135,15 +133,9 @@ def units(run: WatchedRun) -> Iterator[Alarm]:
 
 def _learned_by(run: WatchedRun, functions: Collection[Callable]) -> bool:
     """Whether most losses are one of these functions, of what the model put out."""
-    losses = run.record.losses
-    found = [loss for loss in losses if loss.function in functions and _of_output(loss)]
+    losses = run.losses
+    found = [loss for loss in losses if loss.function in functions and loss.of_output]
     return len(found) >= 3 and len(found) >= len(losses) / 2
-
-
-def _of_output(loss: Loss) -> bool:
-    """Whether a loss got what the model put out, as it was."""
-    out = None if loss.seen is None or not loss.seen.used else loss.seen.output
-    return out is not None and out.numel() == loss.scores.numel() and torch.equal(out.flatten(), loss.scores.flatten())
 
 
 def _told(numbers: torch.Tensor) -> str:

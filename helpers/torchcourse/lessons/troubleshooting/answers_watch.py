@@ -1,17 +1,19 @@
 """What a loop compares a model's answers with when it counts the right ones, or measures how far off they are.
 
-Told by `torch_calls` of each call. A comparison counts if one side is the answers of the last forward passes: the
+A comparison counts if one side is the answers of the last forward passes: the
 classes with the largest scores, or, with one score per sample, those above 0 or a half. Of outputs as they are, it is
 noted at which number they were cut, and what they were subtracted from.
 """
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from torchcourse.lessons.troubleshooting.model_calls import can_be_kept
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.training_records import Pass
+from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -25,15 +27,11 @@ _MEASURES = {"l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss"}
 COMPARED_AT_MOST = 100  # times
 
 
-class Answers:
-    """Notes what the answers of a model are compared with.
+class Answers(Watcher):
+    """Notes what the answers of a model are compared with."""
 
-    Args:
-        passes: those of the model so far, a list that grows.
-        inside: says whether a forward pass of the model is under way.
-    """
-
-    def __init__(self, passes: list[Pass], inside: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
         self.validated: list[tuple[torch.Tensor, torch.Tensor]] = []
         """Answers and labels [N], of passes without a graph."""
         self.crossed: list[tuple[list[int], list[int]]] = []
@@ -48,26 +46,26 @@ class Answers:
         """How often a sample was chosen for each class, and the numbers of these samples compared as answers."""
         self._chosen: tuple[Any, bool] = object(), False
         self._difference: tuple[weakref.ref[torch.Tensor], tuple[torch.Tensor, Pass]] | None = None
-        self._passes, self._inside = passes, inside
 
-    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
+    def on_call(self, call: TorchCall) -> None:
+        """Note a comparison, a cut or a difference, and a choice that may be compared."""
+        name, args = call.name, call.args
         if len(args) > 1 and name in _CUTS:
             self._on_cut(*args[:2])
-        elif args and name == "round" and not kwargs:
+        elif args and name == "round" and not call.kwargs:
             self._on_cut(args[0], 0.5)
         elif len(args) > 1 and name in _DIFFERENCES | _MEASURES:
             measured = self._compared(*args[:2])
             if measured is not None and name in _MEASURES:
                 self.measured.append(measured)
             elif measured is not None:
-                self._difference = weakref.ref(out), measured
+                self._difference = weakref.ref(call.out), measured
         elif args and name in _CHOICES:
-            self._on_choice(name, args, kwargs, out)
+            self._on_choice(call)
         elif args and name in _SIZES and self._difference is not None and self._difference[0]() is args[0]:
             self.measured.append(self._difference[1])
         loss = name == "cross_entropy" and not torch.is_grad_enabled()
-        if not (loss or name in _EQUALITIES) or len(args) < 2 or self._inside():
+        if not (loss or name in _EQUALITIES) or len(args) < 2 or self.loop.inside:
             return
         one, other = args[:2]
         if self._chosen[0] is one or self._chosen[0] is other:
@@ -86,26 +84,24 @@ class Answers:
                 self._note(answers.cpu(), labels.cpu(), recorded)
                 return
 
-    def _on_choice(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+    def _on_choice(self, call: TorchCall) -> None:
         """Note a choice of the class with the largest of one score, or of a sample: most count once compared."""
-        along = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        along, scores = call.get(1, "dim"), call.first
         if not isinstance(along, int):
             return
-        of_batch = along in (0, -2) and self._is_output(args[0]) and args[0].dim() == 2 and args[0].size(1) > 1
-        if of_batch or (along in (1, -1) and self._is_one_score(args[0])):
-            if name == "argmax" and not of_batch:
+        of_batch = along in (0, -2) and self._is_output(scores) and scores.dim() == 2 and scores.size(1) > 1
+        if of_batch or (along in (1, -1) and self._is_one_score(scores)):
+            if call.name == "argmax" and not of_batch:
                 self.chosen_of_one += 1
             else:
-                self._chosen = out if name == "argmax" else out[1], of_batch
+                self._chosen = call.out if call.name == "argmax" else call.out[1], of_batch
 
     def _is_one_score(self, given: Any) -> bool:
         """Whether these are outputs [N, 1] of the last passes, without a graph, or their sigmoid or softmax."""
-        if torch.is_grad_enabled() or self._inside() or not _readable(given) or given.shape[1:] != (1,):
+        output = self._evaluated(given)
+        if output is None or given.shape[1:] != (1,):
             return False
-        output, recorded = self._output(len(given))
-        if output is None or recorded or output.numel() != len(given) or not given.is_floating_point():
-            return False
-        scores, numbers = output.flatten().float(), given.detach().cpu().flatten().float()
+        scores, numbers = output.float(), given.detach().cpu().flatten().float()
         return torch.equal(numbers, scores) or torch.allclose(numbers, scores.sigmoid()) or bool((numbers == 1).all())
 
     def _on_cut(self, scores: Any, border: Any) -> None:
@@ -119,26 +115,26 @@ class Answers:
             return None
         for scores, target in ((one, other), (other, one)):
             if scores.numel() == target.numel() and self._is_output(scores) and not self._is_output(target):
-                return target.detach().cpu().flatten().double(), self._passes[-1]
+                return target.detach().cpu().flatten().double(), self.loop.passes[-1]
         return None
 
     def _is_output(self, given: Any) -> bool:
         """Whether these are the outputs of the last passes as they were, and none of the training."""
-        last = self._passes[-1] if self._passes else None
-        if last is None or last.output is None or torch.is_grad_enabled() or self._inside() or not _readable(given):
-            return False
-        if given.shape[1:].numel() != last.output.shape[1:].numel() or not given.is_floating_point():
-            return False
+        output = self._evaluated(given)
+        return output is not None and torch.equal(given.cpu().flatten(), output.to(given.dtype))
+
+    def _evaluated(self, given: Any) -> torch.Tensor | None:
+        """Return the numbers of the last passes, if they had no graph and put out as many as there are given."""
+        if torch.is_grad_enabled() or self.loop.inside or not _readable(given) or not given.is_floating_point():
+            return None
         output, recorded = self._output(len(given))
-        return (
-            output is not None and not recorded and torch.equal(given.cpu().flatten(), output.flatten().to(given.dtype))
-        )
+        return None if output is None or recorded or output.numel() != given.numel() else output.flatten()
 
     def _output(self, samples: int) -> tuple[torch.Tensor | None, bool]:
         """Return what the last passes put out for so many samples, and whether the first of them had a graph."""
         found: list[torch.Tensor] = []
         recorded = True
-        for seen in reversed(self._passes):
+        for seen in reversed(self.loop.passes):
             if seen.output is None or not seen.output.dim() or (found and found[0].shape[1:] != seen.output.shape[1:]):
                 break
             found.insert(0, seen.output)
@@ -155,9 +151,8 @@ class Answers:
 
 
 def _readable(given: Any) -> bool:
-    """Whether this is a tensor of some dimensions whose numbers can be read: neither sparse, nor meta, nor nested."""
-    plain = type(given) is torch.Tensor and given.layout == torch.strided and not given.is_nested and not given.is_meta
-    return plain and given.dim() > 0
+    """Whether this is a tensor of some dimensions whose numbers can be read."""
+    return type(given) is torch.Tensor and can_be_kept(given) and given.dim() > 0
 
 
 def _answers(given: torch.Tensor, output: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ TIMES_AT_LEAST, UPDATES_EACH = 2, 4  # that an average took the weights' place, 
 
 def averages(run: WatchedRun) -> Iterator[Alarm]:
     """An average of the weights is of many steps."""
-    left = sorted(run.record.beside.left.values())
+    left = sorted(run.beside.left.values())
     if len(left) >= UPDATES_AT_LEAST and left[-1] < FOLLOWS:
         yield Alarm(
             "average_follows",
@@ -24,7 +24,7 @@ def averages(run: WatchedRun) -> Iterator[Alarm]:
 
 def put_back(run: WatchedRun) -> Iterator[Alarm]:
     """Weights that make room for their average while validating are put back."""
-    beside, validated = run.record.beside, {seen.step for seen in run.record.evaluated}
+    beside, validated = run.beside, {seen.step for seen in run.evaluated}
     times = len(beside.overwritten)
     often = times >= TIMES_AT_LEAST and len(beside.averaged) >= UPDATES_EACH * times
     if often and beside.overwritten <= validated:
@@ -37,7 +37,7 @@ def put_back(run: WatchedRun) -> Iterator[Alarm]:
 
 def teachers(run: WatchedRun) -> Iterator[Alarm]:
     """A network that only teaches, and learns nothing itself, is in evaluation mode."""
-    found, own = run.record.teachers, {parameter.shape for parameter in run.model.parameters()}
+    found, own = run.teachers, {parameter.shape for parameter in run.model.parameters()}
     still = not found.changed and not found.repeated and not found.shapes <= own  # no average, no copy, no ensemble
     if len(found.taught) >= STEPS_AT_LEAST and still:
         yield Alarm(
@@ -49,7 +49,7 @@ def teachers(run: WatchedRun) -> Iterator[Alarm]:
 
 def parameters_of_losses(run: WatchedRun) -> Iterator[Alarm]:
     """A parameter of the loss is in an optimizer."""
-    for shape, steps in run.record.beside.loose(run.record.owned):
+    for shape, steps in run.beside.loose(run.owned):
         if steps >= STEPS_AT_LEAST:
             yield Alarm(
                 "loss_never_learns",
@@ -62,7 +62,7 @@ def parameters_of_losses(run: WatchedRun) -> Iterator[Alarm]:
 
 def adversaries(run: WatchedRun) -> Iterator[Alarm]:
     """A step does not use a gradient of the adversary's loss."""
-    against = sorted(run.record.beside.against)
+    against = sorted(run.beside.against)
     if len(against) >= STEPS_AT_LEAST and against[int(0.9 * (len(against) - 1))] < OPPOSITE:
         yield Alarm(
             "adversary_kept",
@@ -74,7 +74,7 @@ def adversaries(run: WatchedRun) -> Iterator[Alarm]:
 
 def replicas(run: WatchedRun) -> Iterator[Alarm]:
     """Models that step with the same gradients have the same weights."""
-    steps, far = run.record.beside.apart()
+    steps, far = run.beside.apart()
     if steps >= 3 and far > APART:
         yield Alarm(
             "replicas_apart",
@@ -86,13 +86,13 @@ def replicas(run: WatchedRun) -> Iterator[Alarm]:
 
 def sums_of_ranks(run: WatchedRun) -> Iterator[Alarm]:
     """Where replicas share gradients, and each has the mean of its samples, it is the mean of them that they share."""
-    steps, losses = run.record.steps, run.record.losses
+    steps, losses = run.steps, run.losses
     means = (
         bool(losses)
         and all(loss.reduction == "mean" for loss in losses)
         and all(abs(step.scale - 1) < 1e-4 for step in steps)
     )
-    summed = run.record.beside.summed
+    summed = run.beside.summed
     if means and summed >= STEPS_AT_LEAST:
         yield Alarm(
             "ranks_summed",

@@ -1,11 +1,8 @@
-"""What stands beside the model that is trained: an average of its weights, a replica, an adversary, a loss that learns.
-
-Told by `torch_calls` of each call, and by the watch of each step that a different optimizer takes.
-"""
+"""What stands beside the model: an average of its weights, a replica, an adversary, a loss that learns."""
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +12,10 @@ from torch.optim.optimizer import Optimizer
 
 from torchcourse.lessons.troubleshooting.autograd_graph import end_of_graph, nodes
 from torchcourse.lessons.troubleshooting.makers import PRODUCTS, operation
-from torchcourse.lessons.troubleshooting.training_step import gradients_of, numbers_of
+from torchcourse.lessons.troubleshooting.tensor_parts import share_memory
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
+from torchcourse.lessons.troubleshooting.training_step import gradient_vector, numbers_of, parameters_of
+from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -32,10 +32,11 @@ OF_A_LOSS = 16  # numbers of a parameter that weighs or scales losses, at most
 SAME_MODEL = 2  # parameters, at least, for two models to be replicas
 
 
-class Beside:
-    """Notes what other weights have to do with those of `model`, which `optimizer` steps; `steps()` says how often."""
+class Beside(Watcher):
+    """Notes what other weights have to do with those of the model. It is told of steps of other optimizers too."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, steps: Callable[[], int]) -> None:
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
         self.left: dict[int, float] = {}
         """By step, how far an average of a weight was from it, as a share of what the weight had moved since."""
         self.against: list[float] = []
@@ -48,8 +49,7 @@ class Beside:
         """After how many steps an average of a weight was updated."""
         self.overwritten: set[int] = set()
         """Before which steps a weight was its average, while the one that had been trained was kept."""
-        self._model, self._optimizer, self._steps = model, optimizer, steps
-        own = [parameter for parameter in model.parameters() if parameter.layout == torch.strided]
+        own = [parameter for parameter in loop.model.parameters() if parameter.layout == torch.strided]
         self._shapes = {parameter.shape for parameter in own if parameter.numel() in _SIZES}
         self._partner: torch.Tensor | None = None
         self._before = self._last = torch.zeros(0)
@@ -68,12 +68,12 @@ class Beside:
     def on_step(self) -> None:
         """Look at the gradient that a step uses, and forget those before."""
         if self._local is not None:
-            self.summed += int(torch.allclose(self._gradient(), self._local, rtol=1e-3, atol=0))
+            self.summed += int(torch.allclose(gradient_vector(self.loop.optimizer), self._local, rtol=1e-3, atol=0))
         self._carried = self._local = None
         for key, (parameter, _) in self._of_losses.items():
             pulled = parameter.grad is not None and bool(numbers_of(parameter.grad).count_nonzero())
             self._pulled[key] = self._pulled.get(key, 0) + pulled
-        if self._partner is not None and self._at == self._steps() and self._is_overwritten(self._partner.detach()):
+        if self._partner is not None and self._at == self.loop.step and self._is_overwritten(self._partner.detach()):
             self.overwritten.add(self._at)
 
     def on_backward(self, kept: bool, roots: list[torch.Tensor]) -> None:
@@ -84,7 +84,7 @@ class Beside:
             roots: what `backward()` was called on.
         """
         if self._carried is not None and kept:
-            now = self._gradient()
+            now = gradient_vector(self.loop.optimizer)
             if now.shape == self._carried.shape:
                 added = now - self._carried
                 self.against.append(torch.nn.functional.cosine_similarity(added, self._carried, dim=0).item())
@@ -103,9 +103,9 @@ class Beside:
             optimizer: the other one.
             reached: whether a backward pass has been called since the last step of the model's own.
         """
-        gradient = self._gradient()
+        gradient = gradient_vector(self.loop.optimizer)
         self._carried = gradient if reached and gradient.count_nonzero() else None
-        own, others = (_parameters(one) for one in (self._optimizer, optimizer))
+        own, others = parameters_of(self.loop.optimizer), parameters_of(optimizer)
         if len(own) < SAME_MODEL or [p.shape for p in own] != [p.shape for p in others]:
             return
         pairs = [(p.grad, q.grad) for p, q in zip(own, others, strict=True)]
@@ -120,7 +120,7 @@ class Beside:
 
     def _measure(self) -> None:
         """Note how far the replicas are; when gradients are made, all have stepped equally often."""
-        own = _parameters(self._optimizer)
+        own = parameters_of(self.loop.optimizer)
         for key, replica in self._replicas.items():
             pairs = [
                 (p.detach(), q.detach()) for p, kept in zip(own, replica, strict=True) if (q := kept()) is not None
@@ -129,10 +129,11 @@ class Beside:
                 far = sum((p - q).square().sum().item() for p, q in pairs)
                 self._far[key] = math.sqrt(far / max(sum(p.square().sum().item() for p, _ in pairs), 1e-12))
 
-    def on_call(self, name: str, args: tuple, _kwargs: dict, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out: it may be an average of weights."""
-        if name in _COPIES and args and self._partner is not None and _share_memory(args[0], self._partner):
-            self._kept_at = self._steps()
+    def on_call(self, call: TorchCall) -> None:
+        """Note what may be an average of weights, or a copy of one."""
+        name, args, out = call.name, call.args, call.out
+        if name in _COPIES and self._partner is not None and share_memory(call.first, self._partner):
+            self._kept_at = self.loop.step
         if name not in _UPDATES or not args:
             return
         written = out if name in _MAKING else args[0]
@@ -147,7 +148,7 @@ class Beside:
 
     def _is_beside(self, average: torch.Tensor, operands: tuple) -> bool:
         """Whether this is no parameter of the model, no gradient, and no parameter to which something was added."""
-        own = [p for p in self._model.parameters() if p.shape == average.shape and p.dtype == average.dtype]
+        own = [p for p in self.loop.model.parameters() if p.shape == average.shape and p.dtype == average.dtype]
         places = {_place(part) for p in own for part in (p, p.grad) if part is not None}
         taken = {_place(part) for part in (average, *operands) if isinstance(part, torch.Tensor)}
         if not own or places & taken:
@@ -160,7 +161,7 @@ class Beside:
 
     def _on_update(self, average: torch.Tensor) -> None:
         assert self._partner is not None
-        weight, step = self._partner.detach(), self._steps()
+        weight, step = self._partner.detach(), self.loop.step
         if step != self._at:
             self._before, self._last, self._at = self._last, weight.clone(), step
             self._averages, self._memory = [], StorageWeakRef(weight.untyped_storage())
@@ -194,7 +195,7 @@ class Beside:
 
     def _look_through(self, roots: list[torch.Tensor]) -> None:
         """Note the parameters behind a loss that are not the model's, and which of them are part of the loss itself."""
-        own = {id(p) for p in self._model.parameters()}
+        own = {id(p) for p in self.loop.model.parameters()}
         ends = [end_of_graph(root) for root in roots]
         near = {id(leaf) for leaf in _leaves(_of_the_loss(ends))}
         for leaf in _leaves(nodes(*ends)):
@@ -207,16 +208,13 @@ class Beside:
                 self._of_others.add(id(leaf))
 
     def _sum_of_replicas(self) -> torch.Tensor | None:
-        found = [[q.grad for kept in one if (q := kept()) is not None] for one in self._replicas.values()]
-        if any(grad is None for one in found for grad in one) or {len(one) for one in found} != {
-            len(_parameters(self._optimizer))
-        }:
-            return None
-        return self._gradient() + sum(torch.cat([g.flatten() for g in one if g is not None]) for one in found)
-
-    def _gradient(self) -> torch.Tensor:
-        found = [gradient.to_dense().flatten() for gradient in gradients_of(self._optimizer)]
-        return torch.cat(found) if found else torch.zeros(0)
+        total, size = gradient_vector(self.loop.optimizer), len(parameters_of(self.loop.optimizer))
+        for replica in self._replicas.values():
+            found = [q.grad.flatten() for kept in replica if (q := kept()) is not None and q.grad is not None]
+            if len(found) != size:
+                return None
+            total = total + torch.cat(found)
+        return total
 
 
 def _leaves(graph: Iterable[Any]) -> Iterator[torch.Tensor]:
@@ -238,18 +236,6 @@ def _of_the_loss(ends: list[Any]) -> list[Any]:
     return found
 
 
-def _share_memory(one: Any, other: torch.Tensor) -> bool:
-    """Whether two tensors begin at the same place; those without numbers do not say."""
-    try:
-        return isinstance(one, torch.Tensor) and one.data_ptr() == other.data_ptr() != 0
-    except RuntimeError:
-        return False
-
-
 def _place(tensor: torch.Tensor) -> int:
     """Return where a tensor's numbers are; what is sparse has no place of its own, and is known by itself."""
     return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
-
-
-def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

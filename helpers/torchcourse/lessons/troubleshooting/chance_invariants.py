@@ -16,11 +16,11 @@ SAMPLES_AT_LEAST = 8  # in a batch: a smaller number may be a weight
 
 def noise(run: WatchedRun) -> Iterator[Alarm]:
     """Each step draws other noise."""
-    total = len(run.record.steps)
-    drawn = {step: found for step, found in run.record.chance.drawn.items() if found and step < total}
+    total = len(run.steps)
+    drawn = {step: found for step, found in run.chance.drawn.items() if found and step < total}
     batches: dict[int, Drawn] = {
         seen.step: fingerprint(seen.inputs)
-        for seen in run.record.trained
+        for seen in run.trained
         if seen.inputs is not None and seen.inputs.is_floating_point() and seen.inputs.numel()
     }
     # With the same batch in each step, the same numbers are part of the data.
@@ -41,7 +41,7 @@ def noise(run: WatchedRun) -> Iterator[Alarm]:
 
 def advantages(run: WatchedRun) -> Iterator[Alarm]:
     """How much better an action was than expected is a number: the policy's loss does not teach who expects."""
-    weighed = run.record.chance.weighed
+    weighed = run.chance.weighed
     low = min((least for least, _ in weighed.values()), default=0.0)
     high = max((most for _, most in weighed.values()), default=0.0)
     if len(weighed) >= STEPS_AT_LEAST and low < 0 < high:
@@ -55,7 +55,7 @@ def advantages(run: WatchedRun) -> Iterator[Alarm]:
 
 def one_weight_each(run: WatchedRun) -> Iterator[Alarm]:
     """Each action's log-probability, and each sample's loss, has one weight: its own."""
-    crossed = run.record.chance.crossed
+    crossed = run.chance.crossed
     if len(crossed) >= 3:
         logs, weights = next(iter(crossed.values()))
         yield Alarm(
@@ -67,8 +67,8 @@ def one_weight_each(run: WatchedRun) -> Iterator[Alarm]:
 
 def ratios(run: WatchedRun) -> Iterator[Alarm]:
     """A ratio of new and old probabilities changes once a step has been taken."""
-    found = run.record.chance.ratios
-    inputs = {seen.step: seen.inputs for seen in run.record.trained if seen.inputs is not None and seen.inputs.numel()}
+    found = run.chance.ratios
+    inputs = {seen.step: seen.inputs for seen in run.trained if seen.inputs is not None and seen.inputs.numel()}
     batches = {step: fingerprint(inputs[step]) for step in inputs}
     again = [step for step in found if step in batches and batches[step] == batches.get(step - 1)]
     if len(again) >= 3 and all(found.values()):
@@ -82,7 +82,7 @@ def ratios(run: WatchedRun) -> Iterator[Alarm]:
 
 def shown_noise(run: WatchedRun) -> Iterator[Alarm]:
     """Noise that is to be foretold is in what the model gets."""
-    steps = run.record.origins.unknown_noise
+    steps = run.origins.unknown_noise
     if len(steps) >= STEPS_AT_LEAST:
         yield Alarm(
             "noise_not_shown",
@@ -93,7 +93,7 @@ def shown_noise(run: WatchedRun) -> Iterator[Alarm]:
 
 def divergences(run: WatchedRun) -> Iterator[Alarm]:
     """A divergence from a normal distribution is made small, not large."""
-    pulls = [found for _, found in sorted(run.record.chance.pulls.items())]
+    pulls = [found for _, found in sorted(run.chance.pulls.items())]
     wrong = sum(_pushed_away(found) for found in pulls)
     if wrong >= STEPS_AT_LEAST and wrong == len(pulls):
         yield Alarm(
@@ -106,7 +106,7 @@ def divergences(run: WatchedRun) -> Iterator[Alarm]:
 
 def terms(run: WatchedRun) -> Iterator[Alarm]:
     """Of a divergence and a loss that are added, both are sums over the batch, or both are means."""
-    pulls, parts = run.record.chance.pulls, run.record.chance.parts
+    pulls, parts = run.chance.pulls, run.chance.parts
     found = {step: _reduced_apart(pulls[step], parts[step]) for step in pulls if len(parts.get(step, ())) == 1}
     ways = set(found.values())
     if len(found) >= STEPS_AT_LEAST and len(ways) == 1 and (way := ways.pop()):
@@ -119,11 +119,11 @@ def terms(run: WatchedRun) -> Iterator[Alarm]:
 
 def worth_a_code(run: WatchedRun) -> Iterator[Alarm]:
     """A reconstruction can gain more by a code than the code's divergence costs."""
-    pulls, parts = run.record.chance.pulls, run.record.chance.parts
+    pulls, parts = run.chance.pulls, run.chance.parts
     costly = {step for step in pulls if len(parts.get(step, ())) == 1 and _summed_beside_mean(pulls[step], parts[step])}
-    losses = [loss for loss in run.record.losses if _reconstructs(loss)]
+    losses = [loss for loss in run.losses if _reconstructs(loss)]
     found = [loss for loss in losses if loss.step in costly]
-    if len(found) < STEPS_AT_LEAST or len(costly) < len(pulls) or len(losses) < len(run.record.losses):
+    if len(found) < STEPS_AT_LEAST or len(costly) < len(pulls) or len(losses) < len(run.losses):
         return
     numbers, most = found[0].target[0].numel(), max(loss.value for loss in losses)
     if numbers >= OF_A_SAMPLE and 0 < most < TWO_BITS:

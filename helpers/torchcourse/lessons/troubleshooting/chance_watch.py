@@ -1,11 +1,9 @@
 """What a training draws by chance: noise, and actions whose log-probabilities are its loss.
 
-Told by `torch_calls` of each call. Distributions have no hook, so their `log_prob` notes what it returns.
+Distributions have no hook, so their `log_prob` notes what it returns.
 """
 
-import contextlib
 import functools
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +12,8 @@ import torch
 from torch import distributions
 from torch.distributions import Distribution
 
-from torchcourse.lessons.troubleshooting.torch_calls import readable
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall, readable
+from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -34,15 +33,11 @@ Drawn = tuple[tuple[int, ...], float, float]
 """The shape of what was drawn, its first number, and a sum that tells it from others."""
 
 
-class Chance:
-    """Notes what a training draws.
+class Chance(Watcher):
+    """Notes what a training draws."""
 
-    Args:
-        steps: says how many steps have been taken.
-        inside: says whether a forward pass of the model is under way.
-    """
-
-    def __init__(self, steps: Callable[[], int], inside: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
         self.drawn: dict[int, list[Drawn]] = {}
         """By step, what was drawn outside the model while autograd was on."""
         self.weighed: dict[int, tuple[float, float]] = {}
@@ -56,10 +51,7 @@ class Chance:
         """By step and function (exp, square, log), the numbers that were the gradient of all that it put out."""
         self.parts: dict[int, list[tuple[str, float, int]]] = {}
         """By step, of each loss over a batch: its reduction, what it is multiplied with, and the batch's size."""
-        self._steps, self._inside = steps, inside
-        self._logs: dict[int, weakref.ref[torch.Tensor]] = {}
-        self._losses: dict[int, weakref.ref[torch.Tensor]] = {}
-        self._open = contextlib.ExitStack()
+        self._logs, self._losses = Notes(), Notes()
 
     def __enter__(self) -> "Chance":
         kinds = {kind for kind in vars(distributions).values() if isinstance(kind, type) and "log_prob" in vars(kind)}
@@ -69,58 +61,48 @@ class Chance:
                 kind.log_prob = self._noting(kind.log_prob)  # type: ignore[method-assign]
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._open.close()
-
     def on_step(self) -> None:
-        """Forget the log-probabilities of the step that has been taken."""
+        """Forget the log-probabilities of the step that is about to be taken."""
         self._logs.clear()
         self._losses.clear()
 
     def on_losses(self, losses: torch.Tensor, samples: int, reduction: str) -> None:
         """Note the losses of a batch, where there is one for each sample; else what the loss is multiplied with."""
         if losses.dim() == 1 and losses.numel() > 1:
-            self._losses[id(losses)] = weakref.ref(losses)
-        elif losses.dim() == 0 and self._steps() < PULLS_AT_MOST:
+            self._losses.add([losses])
+        elif losses.dim() == 0 and self.loop.step < PULLS_AT_MOST:
             losses.register_hook(partial(self._on_part, reduction, samples))
 
-    def on_call(self, name: str, args: tuple, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
-        if name in DRAWS and torch.is_grad_enabled() and not self._inside():
-            found = self.drawn.setdefault(self._steps(), [])
-            if isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST and len(found) < MANY:
+    def on_call(self, call: TorchCall) -> None:
+        """Note what is drawn, what log-probabilities and losses are multiplied with, and curves that end in a loss."""
+        name, args, out, step = call.name, call.args, call.out, self.loop.step
+        many = isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST
+        if name in DRAWS and torch.is_grad_enabled() and not self.loop.inside:
+            found = self.drawn.setdefault(step, [])
+            if many and len(found) < MANY:
                 found.append(fingerprint(out))
-        if (
-            self._curve(name, args)
-            and isinstance(out, torch.Tensor)
-            and out.requires_grad
-            and out.numel() >= NUMBERS_AT_LEAST
-        ):
+        if many and out.requires_grad and self._is_curve(name, args):
             shape = torch.Size() if args and args[0].is_leaf else out.shape
             out.register_hook(partial(self._on_pull, _CURVES.get(name, "square"), shape))
-        if self._losses and name in _TIMES and len(args) == 2:
-            for loss, weight in (args, args[::-1]):
-                if id(loss) in self._losses and isinstance(weight, torch.Tensor):
-                    self._cross(loss, weight, out)
-        if not self._logs:
-            return
         if name in _FOLLOWED and args:
             parts = args[0] if isinstance(args[0], list | tuple) else args[:1]
-            if any(self._is_log(part) for part in parts):
+            if any(part in self._logs for part in parts):
                 self._note(out)
-        elif name == "exp" and args and self._is_log(args[0]):
-            same = not args[0].detach().count_nonzero()
-            self.ratios[self._steps()] = same and self.ratios.get(self._steps(), True)
+        elif name == "exp" and args and args[0] in self._logs:
+            self.ratios[step] = not args[0].detach().count_nonzero() and self.ratios.get(step, True)
         elif name in _TIMES and len(args) == 2:
-            for log, weight in (args, args[::-1]):
-                if self._is_log(log) and isinstance(weight, torch.Tensor):
-                    self._note(out)
-                    self._on_weight(weight)
-                    self._cross(log, weight, out)
+            for one, weight in (args, args[::-1]):
+                log = one in self._logs
+                if isinstance(weight, torch.Tensor) and (log or one in self._losses):
+                    if log:
+                        self._note(out)
+                        self._on_weight(weight)
+                    if {one.dim(), weight.dim()} == {1, 2} and one.numel() == weight.numel() == len(out) > 1:
+                        self.crossed[step] = list(one.shape), list(weight.shape)
 
-    def _curve(self, name: str, args: tuple) -> bool:
+    def _is_curve(self, name: str, args: tuple) -> bool:
         """Whether this is an exponential, a square or a logarithm, in one of the first steps."""
-        if self._steps() >= PULLS_AT_MOST:
+        if self.loop.step >= PULLS_AT_MOST:
             return False
         if name in _TIMES:
             return len(args) == 2 and args[0] is args[1]
@@ -128,24 +110,20 @@ class Chance:
 
     def _on_part(self, reduction: str, samples: int, gradient: torch.Tensor) -> None:
         if readable(gradient):
-            self.parts.setdefault(self._steps(), []).append((reduction, gradient.item(), samples))
+            self.parts.setdefault(self.loop.step, []).append((reduction, gradient.item(), samples))
 
     def _on_pull(self, curve: str, shape: torch.Size, gradient: torch.Tensor) -> None:
         if not readable(gradient):
             return
         ends = gradient.flatten()[[0, -1]].tolist() if gradient.is_contiguous() else [gradient.min().item()]
         if ends[0] == ends[-1] != 0 and bool((gradient == ends[0]).all()):
-            self.pulls.setdefault(self._steps(), {}).setdefault(curve, []).append((ends[0], shape))
-
-    def _cross(self, one: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-        if {one.dim(), weight.dim()} == {1, 2} and one.numel() == weight.numel() == len(out) > 1:
-            self.crossed[self._steps()] = list(one.shape), list(weight.shape)
+            self.pulls.setdefault(self.loop.step, {}).setdefault(curve, []).append((ends[0], shape))
 
     def _on_weight(self, weight: torch.Tensor) -> None:
-        if weight.requires_grad and weight.numel() and not self._is_log(weight):
+        if weight.requires_grad and weight.numel() and weight not in self._logs:
             numbers = weight.detach()
-            low, high = self.weighed.get(self._steps(), (0.0, 0.0))
-            self.weighed[self._steps()] = min(low, numbers.min().item()), max(high, numbers.max().item())
+            low, high = self.weighed.get(self.loop.step, (0.0, 0.0))
+            self.weighed[self.loop.step] = min(low, numbers.min().item()), max(high, numbers.max().item())
 
     def _noting(self, original: Callable) -> Callable:
         @functools.wraps(original)
@@ -160,11 +138,7 @@ class Chance:
 
     def _note(self, tensor: Any) -> None:
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-            self._logs[id(tensor)] = weakref.ref(tensor)
-
-    def _is_log(self, tensor: Any) -> bool:
-        kept = self._logs.get(id(tensor))
-        return kept is not None and kept() is tensor
+            self._logs.add([tensor])
 
 
 def fingerprint(tensor: torch.Tensor) -> Drawn:

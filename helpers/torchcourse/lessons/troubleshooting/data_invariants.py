@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchcourse.lessons.troubleshooting.model_calls import has_weights
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
-from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, float_inputs
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the first layer
@@ -29,7 +29,7 @@ SAME_SAMPLE = 0.5  # correlation of a sample with what augmentation has made of 
 
 def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     """What the first layer gets is about 0 with a spread of about 1; validation inputs look like those of training."""
-    entries = [seen.entry for seen in run.record.trained if seen.entry is not None]
+    entries = [seen.entry for seen in run.trained if seen.entry is not None]
     if entries and not _norm_behind_frozen(run):
         mean = sum(entry[0] for entry in entries) / len(entries)
         spread = sum(entry[1] for entry in entries) / len(entries)
@@ -39,7 +39,7 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
                 f"What the first layer with weights gets has mean {mean:.3g} and standard deviation {spread:.3g}; "
                 "initial weights are made for about 0 and 1.",
             )
-    trained = float_inputs(run.record.trained)
+    trained = float_inputs(run.trained)
     evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
     if not trained or sum(map(len, evaluated)) < 16 or evaluated[0].shape[1:] != trained[0].shape[1:]:
         return
@@ -65,7 +65,7 @@ def _norm_behind_frozen(run: WatchedRun) -> bool:
     first = next((number for number, (_, layer) in enumerate(layers) if has_weights(layer)), len(layers))
     for (_, layer), (name, behind) in pairwise(layers[first : first + 2]):
         if isinstance(behind, _BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
-            before = run.record.start_buffers.get(f"{name}.running_mean")
+            before = run.start_buffers.get(f"{name}.running_mean")
             return behind.running_mean is None or before is None or not torch.equal(behind.running_mean, before)
     return False
 
@@ -103,8 +103,8 @@ def of_one_series(batches: list[torch.Tensor]) -> bool:
 def different_samples(run: WatchedRun) -> Iterator[Alarm]:
     """No sample comes twice in a batch with two labels."""
     shares, unlike, batches = [], 0, set()
-    for loss in run.record.losses:
-        rows = _inputs_of(loss)
+    for loss in run.losses:
+        rows = loss.inputs
         if rows is None or not rows.is_floating_point() or rows.dim() < 2 or rows[0].numel() < 8:
             continue
         keys = hashes(rows)
@@ -134,7 +134,7 @@ def _few_in_all(batches: set[tuple[float, ...]]) -> bool:
 def labels(run: WatchedRun) -> Iterator[Alarm]:
     """Labels begin at 0, their order is mixed, and they have something to do with the inputs."""
     # A label per sample: what stands in a sentence or a picture has an order of its own.
-    found = [loss for loss in run.classified if _inputs_of(loss) is not None]
+    found = [loss for loss in run.classified if loss.inputs is not None]
     batches = [loss.target[(loss.target >= 0) & (loss.target != loss.ignored)] for loss in found]
     if not batches or not sum(map(len, batches)) or len({loss.scores.size(1) for loss in found}) > 1:
         return
@@ -155,7 +155,7 @@ def labels(run: WatchedRun) -> Iterator[Alarm]:
             "1? Then the model has one output too many.",
         )
     # Where the model is given a state again and again, each part of the training has data of its own.
-    if len(batches) >= 5 and len(batches[0]) >= 4 and len(run.record.reloaded - {0, len(run.record.steps)}) < 2:
+    if len(batches) >= 5 and len(batches[0]) >= 4 and len(run.reloaded - {0, len(run.steps)}) < 2:
         yield from _order(batches, pooled)
     if _guesses(found, counts):
         yield from _relation(found)
@@ -195,8 +195,8 @@ def _guesses(found: list[Loss], counts: torch.Tensor) -> bool:
 def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
     """The answer is not among the numbers of a table or a window that the model gets."""
     tables: dict[tuple, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for loss in run.record.losses:
-        rows, answers = _inputs_of(loss), loss.target.flatten()
+    for loss in run.losses:
+        rows, answers = loss.inputs, loss.target.flatten()
         kinds = loss.function in MEASURING | LOGISTIC | CLASSIFYING and rows is not None and rows.is_floating_point()
         if kinds and rows is not None and rows.dim() in (2, 3) and len(answers) == len(rows) and rows[0].numel() >= 3:
             tables.setdefault(rows.shape[1:], []).append((rows.flatten(1), answers.float()))
@@ -217,7 +217,7 @@ def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
 
 def _relation(found: list[Loss]) -> Iterator[Alarm]:
     """Ask nearest neighbors and a linear rule for each sample's label; compare with labels dealt out by chance."""
-    pairs = [(rows, loss.target) for loss in found if (rows := _inputs_of(loss)) is not None and _measured(rows)]
+    pairs = [(rows, loss.target) for loss in found if (rows := loss.inputs) is not None and _measured(rows)]
     if not pairs or len({rows[0].numel() for rows, _ in pairs}) > 1:
         return
     rows = torch.cat([part.flatten(1) for part, _ in pairs]).float()[:2000]
@@ -291,12 +291,12 @@ def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
         return [(seen.begun, key) for key in _keys_of(seen)]  # the first weights once more: a run that begins again
 
     trained: dict[tuple[int, float], int] = {}  # of each sample, the step that took it first
-    with_answers = {seen.step for seen in run.record.trained if seen.answered}
-    for seen in run.record.trained:
+    with_answers = {seen.step for seen in run.trained if seen.answered}
+    for seen in run.trained:
         # A pass without answers beside one with answers learns no labels, as of a domain that has none.
         for key in keys_of(seen) if seen.answered or seen.step not in with_answers else ():
             trained.setdefault(key, seen.step)
-    whole = {tuple(keys_of(seen)) for seen in run.record.trained}
+    whole = {tuple(keys_of(seen)) for seen in run.trained}
     blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.whole_validations]
     blocks = [block for block in blocks if block]
     passes = [(seen, keys_of(seen)) for block in blocks for seen in block]
@@ -344,12 +344,6 @@ def _changed(blocks: list[list[Pass]]) -> Iterator[Alarm]:
         )
 
 
-def _inputs_of(loss: Loss) -> torch.Tensor | None:
-    """Return the inputs that a loss with one target per sample belongs to."""
-    rows = loss.seen.inputs if loss.seen is not None else None
-    return rows if rows is not None and len(rows) == len(loss.target) and loss.target.dim() < 3 else None
-
-
 def _keys_of(seen: Pass) -> list[float]:
     """Return a number for each sample: of all that the model got with a row for each."""
     first = seen.inputs
@@ -379,10 +373,6 @@ def hashes(rows: torch.Tensor) -> list[float]:
     flat = rows.flatten(1).double()
     weights = torch.randn(flat.size(1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (flat * weights).sum(dim=1).tolist()  # not a product of matrices: that rounds by the size of the batch
-
-
-def float_inputs(passes: list[Pass]) -> list[torch.Tensor]:
-    return [seen.inputs for seen in passes if seen.inputs is not None and seen.inputs.is_floating_point()]
 
 
 def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from torchcourse.lessons.troubleshooting.data_invariants import float_inputs
 from torchcourse.lessons.troubleshooting.torch_calls import MEASURING
-from torchcourse.lessons.troubleshooting.training_records import Loss
+from torchcourse.lessons.troubleshooting.training_records import Loss, float_inputs
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 SMOOTHER = 0.6  # of the steps between neighboring pixels, if the numbers are read in the other order
@@ -27,7 +26,7 @@ _TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def channels(run: WatchedRun) -> Iterator[Alarm]:
     """The three colors of an image come in the same order in training and in validation."""
-    trained = float_inputs(run.record.trained)
+    trained = float_inputs(run.trained)
     evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
     if not trained or not evaluated or any(b.dim() != 4 or b.size(1) != 3 for b in (*trained, *evaluated)):
         return
@@ -52,13 +51,13 @@ def _three(colors: torch.Tensor) -> str:
 
 def order(run: WatchedRun) -> Iterator[Alarm]:
     """Neighbors in an image [3, H, W] are neighbors: its numbers are not those of [H, W, 3] in a row."""
-    if len(run.record.usage.colors_last) >= 3:
+    if len(run.usage.colors_last) >= 3:
         yield Alarm(
             "colors_last",
-            f"In {len(run.record.usage.colors_last)} steps images [N, H, W, 3] were viewed as [N, 3, H, W], which "
+            f"In {len(run.usage.colors_last)} steps images [N, H, W, 3] were viewed as [N, 3, H, W], which "
             "leaves their numbers in the same order: take permute(0, 3, 1, 2).",
         )
-    found = [batch for batch in float_inputs(run.record.trained) if batch.dim() == 4 and batch.size(1) == 3]
+    found = [batch for batch in float_inputs(run.trained) if batch.dim() == 4 and batch.size(1) == 3]
     if sum(map(len, found)) < IMAGES_AT_LEAST or min(min(batch.shape[2:]) for batch in found) < 4:
         return
     steps = sum(_roughness(batch) for batch in found)
@@ -77,7 +76,7 @@ def _roughness(images: torch.Tensor) -> float:
 
 def interpolated_labels(run: WatchedRun) -> Iterator[Alarm]:
     """A map of labels is resized by taking labels, not by computing between them."""
-    found = run.record.origins.interpolated
+    found = run.origins.interpolated
     by = next(iter(found.values()), "")
     if len(found) >= 3:
         yield Alarm(
@@ -89,7 +88,7 @@ def interpolated_labels(run: WatchedRun) -> Iterator[Alarm]:
 
 def turned_alike(run: WatchedRun) -> Iterator[Alarm]:
     """A picture and the map that belongs to it are turned together."""
-    pairs = [pair for loss in run.record.losses if (pair := _picture_and_map(loss)) is not None]
+    pairs = [pair for loss in run.losses if (pair := _picture_and_map(loss)) is not None]
     if not pairs or len({picture.shape[1:] for picture, _ in pairs}) > 1:
         return
     pictures, maps = (torch.cat(part) for part in zip(*pairs, strict=True))
@@ -144,7 +143,7 @@ def _alike(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 
 def sides(run: WatchedRun) -> Iterator[Alarm]:
     """Where something lies in a picture says on which side of the middle its coordinates are."""
-    pairs = [pair for loss in run.record.losses if (pair := _place_and_numbers(loss)) is not None]
+    pairs = [pair for loss in run.losses if (pair := _place_and_numbers(loss)) is not None]
     if len({numbers.size(1) for _, numbers in pairs}) != 1 or sum(len(place) for place, _ in pairs) < PLACES_AT_LEAST:
         return
     places, numbers = (torch.cat(part) for part in zip(*pairs, strict=True))

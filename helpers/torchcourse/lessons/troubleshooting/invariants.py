@@ -34,7 +34,6 @@ from torchcourse.lessons.troubleshooting import (
     training_invariants,
     usage_invariants,
 )
-from torchcourse.lessons.troubleshooting.training_watch import TrainingWatch
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, rules_of
 
 
@@ -63,15 +62,14 @@ class SanityProbe:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
-        self._record = TrainingWatch(model, optimizer)
-        self._run = WatchedRun(self._record, self._record.around, model, optimizer, tuple(frozen))
+        self._run = WatchedRun(model, optimizer, tuple(frozen))
 
     def __enter__(self) -> "SanityProbe":
-        self._record.__enter__()
+        self._run.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._record.__exit__(*error)
+        self._run.__exit__(*error)
 
     def alarms(self) -> list[Alarm]:
         """Return the invariants that are broken, the plainest first; an empty list for a healthy run.
@@ -79,7 +77,7 @@ class SanityProbe:
         Raises:
             ValueError: if no call of the model was seen, so that nothing can be said.
         """
-        if not self._record.passes:
+        if not self._run.passes:
             raise ValueError(self._why_nothing_was_seen())
         parts = [training_invariants, loss_invariants, sequence_invariants, schedule_invariants, program_invariants]
         parts += [data_invariants, image_invariants, output_invariants, usage_invariants]
@@ -90,12 +88,12 @@ class SanityProbe:
     def _why_nothing_was_seen(self) -> str:
         if isinstance(self._run.model, torch.jit.ScriptModule):
             return "TorchScript runs the model past its hooks, so nothing was seen. Watch it before torch.jit.script."
-        if self._record.unseen == "compiled":
+        if self._run.unseen == "compiled":
             return (
                 "torch.compile runs the model past its hooks, so nothing was seen. Train without it while you look, or "
                 'within `torch.compiler.set_stance("force_eager")`.'
             )
-        if self._record.unseen == "transformed":
+        if self._run.unseen == "transformed":
             return (
                 "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
                 "numbers cannot be read there."

@@ -23,9 +23,9 @@ COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of
 
 def class_scores(run: WatchedRun) -> Iterator[Alarm]:
     """Cross-entropy gets logits, and nll_loss and kl_div log-probabilities."""
-    taken = [loss for loss in run.record.losses if loss.function is F.cross_entropy and loss.scores.dim() > 1]
+    taken = [loss for loss in run.losses if loss.function is F.cross_entropy and loss.scores.dim() > 1]
     taken = [loss for loss in taken if loss.maker not in PRODUCTS]  # of any sign, though small ones may have one
-    tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not picks_rows(loss)]
+    tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not loss.picks_rows]
     if len(tables) >= 3 and sum(t.numel() for t in tables) >= NUMBERS_AT_LEAST and all((t >= 0).all() for t in tables):
         yield from _one_sided(tables)
     elsewhere = [dim for dim in range(2, 5) if len(taken) >= 3 and all(_adds_up(loss.scores, dim) for loss in taken)]
@@ -35,8 +35,8 @@ def class_scores(run: WatchedRun) -> Iterator[Alarm]:
             f"The scores add up to 1 over dimension {elsewhere[0]}, and classes are dimension 1: a softmax runs over "
             "the wrong one, and cross_entropy has its own.",
         )
-    logs = [loss for loss in run.record.losses if loss.function is F.nll_loss and loss.scores.dim() > 1]
-    divergent = [loss for loss in run.record.losses if loss.function is F.kl_div]
+    logs = [loss for loss in run.losses if loss.function is F.nll_loss and loss.scores.dim() > 1]
+    divergent = [loss for loss in run.losses if loss.function is F.kl_div]
     wrong = any((loss.scores.float().logsumexp(dim=1).abs() > 0.01).any() for loss in logs)
     if wrong or any((loss.scores > 1e-3).any() for loss in divergent):
         yield Alarm(
@@ -75,7 +75,7 @@ def _like_sigmoids(tables: list[torch.Tensor]) -> bool:
 
 def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
     """The logistic loss that has a sigmoid of its own gets logits, and targets from 0 to 1."""
-    logistic = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy_with_logits]
+    logistic = [loss for loss in run.losses if loss.function is F.binary_cross_entropy_with_logits]
     logistic = [loss for loss in logistic if loss.maker not in PRODUCTS]
     enough = len(logistic) >= 3 and sum(loss.scores.numel() for loss in logistic) >= NUMBERS_AT_LEAST
     if enough and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
@@ -84,14 +84,14 @@ def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
             "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
             "model has done so before.",
         )
-    plain = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy]
+    plain = [loss for loss in run.losses if loss.function is F.binary_cross_entropy]
     if len(plain) >= 3 and all(loss.maker in PRODUCTS for loss in plain):
         yield Alarm(
             "no_sigmoid",
             "binary_cross_entropy got what came out of a layer, and at most cut off at 0 and 1: beyond, no gradient "
             "comes back. Take binary_cross_entropy_with_logits, which has a sigmoid of its own.",
         )
-    outside = [loss for loss in run.record.losses if loss.function in LOGISTIC and _outside(loss.target)]
+    outside = [loss for loss in run.losses if loss.function in LOGISTIC and _outside(loss.target)]
     if outside:
         low, high = outside[0].target.min().item(), outside[0].target.max().item()
         yield Alarm(
@@ -108,7 +108,7 @@ def _outside(target: torch.Tensor) -> bool:
 def reach(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs can become what they are compared with."""
     for maker, (low, high) in REACH.items():
-        found = [loss for loss in run.record.losses if loss.function in MEASURING and loss.maker == maker]
+        found = [loss for loss in run.losses if loss.function in MEASURING and loss.maker == maker]
         targets = [loss.target.float().flatten() for loss in found]
         if len(found) < 3 or sum(map(len, targets)) < NUMBERS_AT_LEAST:
             continue
@@ -126,7 +126,7 @@ def reach(run: WatchedRun) -> Iterator[Alarm]:
 
 def pairs(run: WatchedRun) -> Iterator[Alarm]:
     """What is to be told from all others is not itself among them."""
-    found = [loss for loss in run.classified if loss.function is F.cross_entropy and picks_rows(loss)]
+    found = [loss for loss in run.classified if loss.function is F.cross_entropy and loss.picks_rows]
     if len(found) >= 3 and all(_with_itself(loss.scores.float()) for loss in found):
         yield Alarm(
             "compared_with_itself",
@@ -151,7 +151,7 @@ def _picks_others(loss: Loss) -> bool:
 
 def sizes(run: WatchedRun) -> Iterator[Alarm]:
     """Scores can become as sure, and outputs as large, as what they are compared with."""
-    angles = [loss for loss in run.classified if loss.function is F.cross_entropy and not picks_rows(loss)]
+    angles = [loss for loss in run.classified if loss.function is F.cross_entropy and not loss.picks_rows]
     classes = angles[0].scores.size(1) if angles else 0
     cosines = [loss.directions and loss.maker in PRODUCTS and (loss.scores.abs() <= 1 + 1e-3).all() for loss in angles]
     if len(angles) >= 3 and classes >= 4 and all(cosines):
@@ -161,10 +161,10 @@ def sizes(run: WatchedRun) -> Iterator[Alarm]:
             f"cross_entropy got cosines, from -1 to 1: with {classes} classes it cannot fall below {least:.2f}, also "
             "where each answer is right. Multiply them by a number such as 16, or learn it.",
         )
-    measured = [loss for loss in run.record.losses if loss.function in MEASURING][-5:]
+    measured = [loss for loss in run.losses if loss.function in MEASURING][-5:]
     wanted = [loss.target.float().square().mean().sqrt().item() for loss in measured]
     got = [loss.scores.float().square().mean().sqrt().item() for loss in measured]
-    steps = len(run.record.steps)
+    steps = len(run.steps)
     if steps >= 15 and len(measured) == 5 and min(wanted) > LARGE and max(got) < FAR_BELOW * min(wanted):
         yield Alarm(
             "targets_far_away",
@@ -181,8 +181,8 @@ def _with_itself(scores: torch.Tensor) -> bool:
 
 def shapes(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs are compared with targets of the same shape."""
-    pair = run.record.broadcast
-    for loss in run.record.losses:
+    pair = run.broadcast
+    for loss in run.losses:
         both = loss.scores.shape, loss.target.shape
         if loss.function in MEASURING | LOGISTIC and torch.broadcast_shapes(*both) not in both:
             pair = list(both[0]), list(both[1])
@@ -197,16 +197,16 @@ def shapes(run: WatchedRun) -> Iterator[Alarm]:
 
 def losses(run: WatchedRun) -> Iterator[Alarm]:
     """The first loss is that of guessing; later ones are numbers and do not run away."""
-    found = run.record.losses
+    found = run.losses
     values = [loss.value for loss in found]
     if any(not math.isfinite(value) for value in values):
         step = next(number for number, value in enumerate(values) if not math.isfinite(value))
         yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
         return
     # A margin, and the size that scores of directions are given, make a first loss of any height.
-    classified = [loss for loss in run.classified if not picks_rows(loss) and not loss.directions]
+    classified = [loss for loss in run.classified if not loss.picks_rows and not loss.directions]
     if classified and not _tied(run):
-        first, classes = _mean(classified[0]), classified[0].scores.size(1)
+        first, classes = classified[0].mean, classified[0].scores.size(1)
         if first > math.log(classes) + LOSS_ABOVE_START:
             yield Alarm(
                 "first_loss",
@@ -214,9 +214,9 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
                 f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
                 "its inputs.",
             )
-    if run.record.others:  # with an adversary, each one's loss grows as the other learns
+    if run.others:  # with an adversary, each one's loss grows as the other learns
         return
-    steps = run.record.steps
+    steps = run.steps
     if len(steps) >= 3 and all(abs(step.scale + 1) < 1e-4 for step in steps):
         yield Alarm(
             "loss_negated",
@@ -228,18 +228,18 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
 
 def _whole_loss_grew(run: WatchedRun, step: int) -> bool:
     """Whether what `backward()` is called on has grown too: a part of it that counts little may grow as it likes."""
-    totals = [sum(s.backwards) / len(s.backwards) for s in run.record.steps if s.backwards]
-    scaled = any(s.before_unscaling is not None for s in run.record.steps)
+    totals = [sum(s.backwards) / len(s.backwards) for s in run.steps if s.backwards]
+    scaled = any(s.before_unscaling is not None for s in run.steps)
     later = sorted(totals[step : step + 3])
     return scaled or not later or later[len(later) // 2] > totals[0] + (LOSS_GROWTH - 1) * abs(totals[0])
 
 
 def _growth(run: WatchedRun) -> Iterator[Alarm]:
     series: dict[tuple, list[Loss]] = {}
-    for loss in run.record.losses:
+    for loss in run.losses:
         series.setdefault((loss.function, loss.scores.shape[1:], loss.reduction), []).append(loss)
     for same in series.values():
-        values = [_mean(loss) for loss in same]
+        values = [loss.mean for loss in same]
         medians = [sorted(values[i : i + 3])[1] for i in range(len(values) - 2)]
         if not medians:
             continue
@@ -263,16 +263,6 @@ def _other_classes(first: list[Loss], later: list[Loss]) -> bool:
     return torch.isin(labels, known).float().mean().item() < 0.5
 
 
-def _mean(loss: Loss) -> float:
-    """Return the loss per sample (or per number), without weights and however it was summed up."""
-    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
-        return loss.value / (max(loss.target.numel(), 1) if loss.reduction == "sum" else 1)
-    counted = loss.target != loss.ignored
-    if not counted.any():
-        return 0.0
-    return loss.function(loss.scores.float(), loss.target, ignore_index=loss.ignored).item()
-
-
 def _of_zeros(loss: Loss) -> float:
     """Return the loss that outputs of 0 would have."""
     if loss.function in CLASSIFYING:
@@ -284,11 +274,6 @@ def _of_zeros(loss: Loss) -> float:
     return math.inf
 
 
-def picks_rows(loss: Loss) -> bool:
-    """Whether each row's label is its own number, as where pairs are told from all others."""
-    return torch.equal(loss.target, torch.arange(len(loss.target)))
-
-
 def _tied(run: WatchedRun) -> bool:
     """Whether a parameter has two names: the sizes that an embedding starts with are large for scores."""
     return len(list(run.model.named_parameters(remove_duplicate=False))) > len(list(run.model.named_parameters()))
@@ -298,16 +283,16 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
     """Where k batches make one step, each sample or token counts alike, and the loss is that of one big batch."""
     steps = [
         (number, step)
-        for number, step in enumerate(run.record.steps)
+        for number, step in enumerate(run.steps)
         if not step.closure and len(step.backwards) > 1 and len(step.passes) == len(step.backwards)
     ]
-    if len(steps) < 2 or len({(loss.function, loss.scores.shape[1:]) for loss in run.record.losses}) != 1:
+    if len(steps) < 2 or len({(loss.function, loss.scores.shape[1:]) for loss in run.losses}) != 1:
         return
     times = len(steps[0][1].backwards)
-    per_step = [[loss for loss in run.record.losses if loss.step == number] for number, _ in steps]
-    if run.record.others or any(loss.reduction != "mean" or _constant(loss) for part in per_step for loss in part):
+    per_step = [[loss for loss in run.losses if loss.step == number] for number, _ in steps]
+    if run.others or any(loss.reduction != "mean" or _constant(loss) for part in per_step for loss in part):
         return
-    values = {loss.value for loss in run.record.losses}
+    values = {loss.value for loss in run.losses}
     whole = all(value in values for _, step in steps for value in step.backwards)
     if whole and all(abs(step.norm / max(step.made, 1e-30) - 1) < 1e-4 for _, step in steps):
         yield Alarm(
@@ -315,8 +300,8 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
             f"{times} batches are added up for each step, and each counts fully: the gradient is {times} times that of "
             "one big batch. Divide each loss by their number.",
         )
-    counts = [[_counted(loss) for loss in part] for part in per_step]
-    padded = any(_counted(loss) < loss.target.numel() for part in per_step for loss in part)
+    counts = [[int(loss.counted.sum()) for loss in part] for part in per_step]
+    padded = any(int(loss.counted.sum()) < loss.target.numel() for part in per_step for loss in part)
     apart = [part for part in counts if (max(part) - min(part)) > COUNTS_APART * sum(part) / len(part)]
     if padded and len(apart) > len(counts) / 2:
         yield Alarm(
@@ -328,7 +313,7 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
 
 def targets(run: WatchedRun) -> Iterator[Alarm]:
     """A target that is made of the model's own answers is taken as given."""
-    found = [loss for loss in run.record.losses if loss.function in MEASURING]
+    found = [loss for loss in run.losses if loss.function in MEASURING]
     moving = [loss for loss in found if loss.bootstrapped]
     if len(moving) >= 3 and len(moving) > len(found) / 2:
         yield Alarm(
@@ -342,8 +327,8 @@ def targets(run: WatchedRun) -> Iterator[Alarm]:
 def sums(run: WatchedRun) -> Iterator[Alarm]:
     """A loss that has gone backward is not part of the next sum that does."""
     again, most = 0, 0
-    for number, step in enumerate(run.record.steps):
-        values = [loss.value for loss in run.record.losses if loss.step == number]
+    for number, step in enumerate(run.steps):
+        values = [loss.value for loss in run.losses if loss.step == number]
         if len(values) == len(step.backwards) >= 2 and values[0] and not step.closure:
             share, total = step.backwards[0] / values[0], 0.0
             totals = [total := total + share * value for value in values]
@@ -361,9 +346,3 @@ def sums(run: WatchedRun) -> Iterator[Alarm]:
 def _constant(loss: Loss) -> bool:
     """Whether all targets are the same number, as those for what is real and for what is made."""
     return bool((loss.target == loss.target.flatten()[0]).all())
-
-
-def _counted(loss: Loss) -> int:
-    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
-        return loss.target.numel()
-    return int((loss.target != loss.ignored).sum())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops, transforming
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
@@ -23,20 +23,17 @@ SHIFTED = 0.95  # of the positions whose target is the next input, where the nex
 
 def different_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """Different samples have different outputs, and different units different weights."""
-    last = [seen for seen in run.record.trained[-3:] if seen.output is not None and seen.output.dim() > 1]
+    last = [seen for seen in run.trained[-3:] if seen.output is not None and seen.output.dim() > 1]
     same = [seen.output for seen in last if _constant(seen.output, 1e-6) and not _constant(seen.inputs, 0.0)]
     if last and len(same) == len(last):
         yield Alarm("same_output", "The model puts out the same numbers for every sample: nothing gets through.")
     alike = [
         name
         for name, p in run.model.named_parameters()
-        if p.requires_grad
-        and p.dim() == 2
-        and min(p.shape) > 1
-        and any(step.norms.get(name) for step in run.record.steps)
+        if p.requires_grad and p.dim() == 2 and min(p.shape) > 1 and any(step.norms.get(name) for step in run.steps)
         if (p - p[:1]).abs().max() <= 1e-6 * p.abs().max()
     ]
-    if alike and len(run.record.steps) >= 3:
+    if alike and len(run.steps) >= 3:
         yield Alarm(
             "units_alike",
             f"All units of {listed(alike)} still have the same weights: they started equal, so they learn the same. "
@@ -57,17 +54,15 @@ class _DropoutCalls(TorchFunctionMode):
     count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        call = TorchCall(func, args, kwargs or {})
         attends = func is torch.nn.functional.scaled_dot_product_attention
-        share = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
-        if (func in DROPOUTS and drops(args, kwargs)) or (attends and share > 0):
-            self.count += 1
-        return func(*args, **kwargs)
+        self.count += call.drops or (attends and call.get(4, "dropout_p", 0.0) > 0)
+        return func(*args, **call.kwargs)
 
 
 def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """In evaluation, a sample's output is its own: it depends on the sample, on no other one, and drops nothing."""
-    kept = [seen for seen in run.record.trained if seen.inputs is not None and len(seen.inputs) >= 4]
+    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4]
     if not kept:
         return
     batch = kept[-1].inputs
@@ -84,7 +79,7 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
             "time. Is there an F.dropout without training=self.training, or attention with a fixed dropout_p?",
         )
         return
-    if run.record.sequences.begun >= 3 and not torch.equal(whole, again):
+    if run.sequences.begun >= 3 and not torch.equal(whole, again):
         yield Alarm(
             "random_first_state",
             "A recurrence begins with a state of random numbers: the same batch gives other outputs the second time, "
@@ -110,7 +105,7 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
 def bent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """Several layers do more than one could: something between them is not linear."""
     layers = [m for m in run.model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
-    kept = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.is_floating_point()]
+    kept = [seen for seen in run.trained if seen.inputs is not None and seen.inputs.is_floating_point()]
     one = kept[-1].inputs if kept else None
     if one is None or len(one) < 4 or len(layers) < 2:
         return
@@ -143,7 +138,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def places_in_batch(run: WatchedRun) -> Iterator[Alarm]:
     """What a sequence becomes does not depend on its place in the batch."""
-    kept = [seen for seen in run.record.trained if seen.inputs is not None and len(seen.inputs) >= 4 and seen.call]
+    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4 and seen.call]
     batch = kept[-1].inputs if kept else None
     if batch is None or batch.dim() < 2 or batch.size(1) < 3 or not _full_precision(run.model):
         return
@@ -180,7 +175,7 @@ def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
     if max(inputs.dim(), whole.dim()) < 3 or whole.shape[:2] != inputs.shape[:2]:
         return inputs.dim() < 3 or len(inputs) != inputs.size(1)
     # Outputs for each place may be [time, samples, …], which has as many targets as its second dimension, or as both.
-    told = next((loss for loss in reversed(run.record.losses) if loss.target.dim()), None)
+    told = next((loss for loss in reversed(run.losses) if loss.target.dim()), None)
     if told is None or (told.scores.dim() == told.target.dim() and told.target.shape[:2] == inputs.shape[:2]):
         return False  # numbers for each place, in the order of the inputs, say nothing either
     return len(told.target) == len(inputs) != inputs.size(1)
@@ -188,7 +183,7 @@ def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
 
 def foretelling(run: WatchedRun) -> Iterator[Alarm]:
     """A model that foretells tokens does not see them, and it is the next ones that it foretells."""
-    found = [given for loss in run.record.losses[-3:] for given in _given_tokens(run, loss)]
+    found = [given for loss in run.losses[-3:] for given in _given_tokens(run, loss)]
     for given in found[-2:]:
         alarm = _told(run, given)
         if alarm is not None:
@@ -268,7 +263,7 @@ def _told(run: WatchedRun, given: _Given) -> Alarm | None:
 
 def _in_order(run: WatchedRun) -> bool:
     """Whether a token says something about the next one, as in a language; not in tokens drawn to be remembered."""
-    tables = [p.inputs for p in run.record.trained if p.inputs is not None and p.inputs.dim() == 2]
+    tables = [p.inputs for p in run.trained if p.inputs is not None and p.inputs.dim() == 2]
     pairs = torch.cat([torch.stack([t[:, :-1].flatten(), t[:, 1:].flatten()]) for t in tables], dim=1)[:, :20000].long()
     if pairs.size(1) < 300 or pairs.min() < 0 or pairs.max() > 2000:
         return False
@@ -282,7 +277,7 @@ def _in_order(run: WatchedRun) -> bool:
 
 def _given_tokens(run: WatchedRun, loss: Loss) -> Iterator[_Given]:
     """Yield the tensors of tokens that the model got, where the loss has a target for each of their places."""
-    for seen in run.record.trained:
+    for seen in run.trained:
         if seen.step != loss.step or seen.call is None or loss.target.is_floating_point():
             continue
         for place, leaf in enumerate(seen.call.leaves):

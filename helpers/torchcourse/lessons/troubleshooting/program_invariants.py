@@ -31,10 +31,10 @@ _SEEDS: list[Callable[[int], object]] = [np.random.seed, random.seed, torch.manu
 
 def movement(run: WatchedRun) -> Iterator[Alarm]:
     """The weights move."""
-    steps = run.record.steps
+    steps = run.steps
     if len(steps) < 3 or not any(any(step.norms.values()) for step in steps):
         return
-    way, highest = run.record.moved(), max(rate for step in steps for rate in step.rates)
+    way, highest = run.moved(), max(rate for step in steps for rate in step.rates)
     if way < SMALLEST_WAY and (highest == 0 or highest > MEANT_TO_BE_SMALL):
         yield Alarm(
             "nothing_moves",
@@ -48,25 +48,25 @@ def rounding(run: WatchedRun) -> Iterator[Alarm]:
     """Weights in 16 bits have digits enough for their updates."""
     weights = dict(run.model.named_parameters())
     pulled = stayed = 0
-    for name, count in run.record.pulled.items():
+    for name, count in run.pulled.items():
         # Weights that no optimizer has are written from a copy in full precision, which loses nothing.
-        if name in weights and name in run.record.start and id(weights[name]) in run.record.owned:
-            often = count > len(run.record.steps) / 2
+        if name in weights and name in run.start and id(weights[name]) in run.owned:
+            often = count > len(run.steps) / 2
             pulled += int(often.sum())
-            stayed += int((often & (weights[name].detach().cpu() == run.record.start[name].cpu())).sum())
-    highest = max((rate for step in run.record.steps for rate in step.rates), default=0.0)
-    if len(run.record.steps) >= 5 and highest > 0 and stayed > STAYED * pulled:
+            stayed += int((often & (weights[name].detach().cpu() == run.start[name].cpu())).sum())
+    highest = max((rate for step in run.steps for rate in step.rates), default=0.0)
+    if len(run.steps) >= 5 and highest > 0 and stayed > STAYED * pulled:
         yield Alarm(
             "updates_rounded_away",
             f"{stayed / pulled:.0%} of the weights in 16 bits are what they were, though gradients pulled at them in "
-            f"most of {len(run.record.steps)} steps: an update below half a percent of a weight is rounded away. Keep "
+            f"most of {len(run.steps)} steps: an update below half a percent of a weight is rounded away. Keep "
             "the weights in float32, and let autocast compute in 16 bits.",
         )
 
 
 def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
     """The optimizer keeps what it has gathered."""
-    steps = run.record.steps
+    steps = run.steps
     changes = [
         number
         for number in range(1, len(steps))
@@ -89,7 +89,7 @@ def _same_parameters(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -
 
 def best_state(run: WatchedRun) -> Iterator[Alarm]:
     """A state that is kept while the training goes on is a copy."""
-    total = len(run.record.steps)
+    total = len(run.steps)
     kept = [s for s in run.around.states if s.loaded or (s.kept and not s.read and s.step > 0)]
     if kept:
         yield Alarm(
@@ -139,7 +139,7 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
             loader: DataLoader = entry.source  # perhaps made again for each epoch
             starts.setdefault((loader.batch_size, len(loader)), []).append(entry.step)
     for begun in starts.values():
-        dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.record.steps)])]
+        dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.steps)])]
         for one, two in pairwise(dealt):
             both = list(zip(one, two, strict=False))
             if len(both) >= 3 and len({tuple(keys) for keys in one}) >= 3 and all(a == b for a, b in both):
@@ -153,11 +153,10 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
 
 def sampling(run: WatchedRun) -> Iterator[Alarm]:
     """A sampler by weights has a weight for each sample."""
-    for source in {id(e.source): e.source for e in run.around.iterations}.values():
-        sampler = getattr(source, "sampler", None)
-        if not isinstance(sampler, WeightedRandomSampler) or not hasattr(source.dataset, "__len__"):
+    for loader in run.loaders:
+        if not isinstance(loader.sampler, WeightedRandomSampler) or not hasattr(loader.dataset, "__len__"):
             continue
-        weights, samples = len(sampler.weights), len(source.dataset)
+        weights, samples = len(loader.sampler.weights), len(loader.dataset)
         if weights < samples:
             yield Alarm(
                 "few_are_sampled",
@@ -168,18 +167,17 @@ def sampling(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _batches(run: WatchedRun, first: int, last: int) -> list[list[float]]:
-    kept = [p.inputs for p in run.record.trained if first <= p.step < last and p.inputs is not None]
+    kept = [p.inputs for p in run.trained if first <= p.step < last and p.inputs is not None]
     return [hashes(batch) for batch in kept if batch.dim() > 1]
 
 
 def _trained_between(run: WatchedRun, first: int, last: int) -> bool:
-    return any(first <= seen.step < last for seen in run.record.trained)
+    return any(first <= seen.step < last for seen in run.trained)
 
 
 def workers(run: WatchedRun) -> Iterator[Alarm]:
     """Each worker draws random numbers of its own, others in each epoch, and has its own part of a stream."""
-    loaders = {id(e.source): e.source for e in run.around.iterations if isinstance(e.source, DataLoader)}
-    for loader in loaders.values():
+    for loader in run.loaders:
         if not loader.num_workers:
             continue
         seeds, stream = loader.worker_init_fn, isinstance(loader.dataset, IterableDataset)
@@ -204,7 +202,7 @@ def workers(run: WatchedRun) -> Iterator[Alarm]:
 
 def _epochs_trained(run: WatchedRun, loader: Any) -> int:
     """Return how often a loader was gone through to train."""
-    found = [*run.around.iterations, Iteration(None, len(run.record.steps), None)]
+    found = [*run.around.iterations, Iteration(None, len(run.steps), None)]
     return sum(a.source is loader and _trained_between(run, a.step, b.step) for a, b in pairwise(found))
 
 
@@ -277,8 +275,8 @@ def _seeds_alike(worker_init_fn: Callable[[int], object], used: list[bool]) -> t
 
 def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
     starts = sorted(e.step for e in run.around.iterations if e.source is loader)
-    last = starts[1] if len(starts) > 1 else len(run.record.steps)
-    rows = [p.inputs for p in run.record.trained if p.inputs is not None and starts[0] <= p.step < last]
+    last = starts[1] if len(starts) > 1 else len(run.steps)
+    rows = [p.inputs for p in run.trained if p.inputs is not None and starts[0] <= p.step < last]
     keys = [key for part in rows if part.dim() > 1 for key in hashes(part)]
     share = 1 - len(set(keys)) / len(keys) if keys else 0.0
     if share > COPIES:
@@ -291,19 +289,19 @@ def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
 
 def kept_data(run: WatchedRun) -> Iterator[Alarm]:
     """A dataset gives out its samples, and does not change what it keeps."""
-    for source in {id(e.source): e.source for e in run.around.iterations}.values():
+    for loader in run.loaders:
         # In a worker it is a copy that changes, and the workers are gone after the epoch.
-        if not isinstance(source, DataLoader) or source.num_workers or isinstance(source.dataset, IterableDataset):
+        if loader.num_workers or isinstance(loader.dataset, IterableDataset):
             continue
-        if _changes_what_it_keeps(source.dataset):
+        if _changes_what_it_keeps(loader.dataset):
             yield Alarm(
                 "dataset_changed",
-                f"{type(source.dataset).__name__} changes in place what it keeps: asked twice for its first sample, it "
+                f"{type(loader.dataset).__name__} changes in place what it keeps: asked twice for its first sample, it "
                 "gives the same memory with other numbers, so augmentation piles up from epoch to epoch. Work on a "
                 "clone().",
             )
             return
-    piled = {seen.step for seen in run.record.trained if seen.answered} & run.record.stored.piled
+    piled = {seen.step for seen in run.trained if seen.answered} & run.stored.piled
     if len(piled) >= PILED_AT_LEAST:
         yield Alarm(
             "dataset_changed",
@@ -328,10 +326,10 @@ def _numbers(sample: Any) -> list[torch.Tensor]:
 
 def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
     """Each step drops other units: nobody seeds again within the loop."""
-    if True not in run.record.dropped:
+    if True not in run.dropped:
         return
     first: dict[int, int] = {}
-    for seen in run.record.trained:
+    for seen in run.trained:
         if seen.training:
             first.setdefault(seen.step, seen.random_state)
     states = list(first.values())

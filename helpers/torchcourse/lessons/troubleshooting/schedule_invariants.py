@@ -24,7 +24,7 @@ _LENGTHS = ("T_max", "total_steps", "total_iters")
 
 def schedule(run: WatchedRun) -> Iterator[Alarm]:
     """The schedule is that of a long training: it does not end long before the steps do."""
-    tops = [max(step.rates) for step in run.record.steps]
+    tops = [max(step.rates) for step in run.steps]
     if len(tops) < 5:
         return
     most = max(range(len(tops)), key=tops.__getitem__)
@@ -44,7 +44,7 @@ def schedule(run: WatchedRun) -> Iterator[Alarm]:
 
 def warm_up(run: WatchedRun) -> Iterator[Alarm]:
     """A warm-up rises: it does not stand at 0, to begin with the whole rate."""
-    tops = [max(step.rates) for step in run.record.steps]
+    tops = [max(step.rates) for step in run.steps]
     first = next((number for number, top in enumerate(tops) if top > 0), 0)
     if first >= AT_ZERO and tops[first] >= WHOLE * max(tops):
         yield Alarm(
@@ -56,8 +56,8 @@ def warm_up(run: WatchedRun) -> Iterator[Alarm]:
 
 def all_groups(run: WatchedRun) -> Iterator[Alarm]:
     """Where groups of parameters start at one rate, and it is raised by hand, it is raised for all of them."""
-    start, optimizer = set(run.record.start_rates), run.optimizer
-    rates = [step.rates for step in run.record.steps if step.optimizer is optimizer]
+    start, optimizer = set(run.start_rates), run.optimizer
+    rates = [step.rates for step in run.steps if step.optimizer is optimizer]
     scheduled = any(one.optimizer is optimizer for one in run.around.schedulers.values())
     if len(start) != 1 or len(rates) < RAISED_IN or len({len(one) for one in rates}) != 1 or scheduled:
         return
@@ -143,7 +143,7 @@ def one_schedule(run: WatchedRun) -> Iterator[Alarm]:
 
 def of_this_optimizer(run: WatchedRun) -> Iterator[Alarm]:
     """A schedule sets the rates of the optimizer that steps."""
-    stepping = run.record.stepping
+    stepping = run.stepping
     own = {id(p) for p in run.model.parameters()}
     told = [(one.optimizer, one.last_epoch) for one in run.around.schedulers.values()]
     told += [(one.optimizer, len(metrics)) for one, metrics in run.around.plateaus.values()]

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
-from torchcourse.lessons.troubleshooting.data_invariants import float_inputs, hashes, of_one_series
+from torchcourse.lessons.troubleshooting.data_invariants import hashes, of_one_series
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
-from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, float_inputs
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 PADDED_AT_LEAST = 0.2  # of the sentences, before a state that is read after the padding matters
@@ -22,9 +22,9 @@ def padding(run: WatchedRun) -> Iterator[Alarm]:
     """What fills the sentences up to one length does not count."""
     counted = filled = found = 0
     fillers = set()
-    for loss in run.record.losses:
+    for loss in run.losses:
         # The pass with as many tokens as there are targets says where the sentences end.
-        table = _by_sentence(loss, [seen.inputs for seen in run.record.trained if seen.step == loss.step])
+        table = _by_sentence(loss, [seen.inputs for seen in run.trained if seen.step == loss.step])
         value = None if table is None else filler(table)
         if loss.reduction == "none" and value is not None and not _divided_by_all(run, loss, value):
             value = None
@@ -43,7 +43,7 @@ def padding(run: WatchedRun) -> Iterator[Alarm]:
 
 def _divided_by_all(run: WatchedRun, loss: Loss, filler: int) -> bool:
     """Whether a loss per token was masked where it is filled up, and then divided by the number of all."""
-    step = run.record.steps[loss.step] if loss.step < len(run.record.steps) else None
+    step = run.steps[loss.step] if loss.step < len(run.steps) else None
     if step is None or len(step.backwards) != 1:
         return False
     each = loss.function(loss.scores.float(), loss.target, reduction="none", ignore_index=loss.ignored)
@@ -75,7 +75,7 @@ def filler(table: torch.Tensor) -> int | None:
 
 def attention(run: WatchedRun) -> Iterator[Alarm]:
     """Attention's weights add up to 1 over what it sums."""
-    apart = run.record.sequences.apart
+    apart = run.sequences.apart
     if len(apart) >= 3:
         axis, shape = next(iter(apart.values()))
         yield Alarm(
@@ -89,8 +89,8 @@ def attention(run: WatchedRun) -> Iterator[Alarm]:
 def masks(run: WatchedRun) -> Iterator[Alarm]:
     """A mask leaves out the padding, and keeps the words."""
     wrong = 0
-    for step, left_out in run.record.sequences.masks:
-        for tokens in _tables([seen for seen in run.record.trained if seen.step == step]):
+    for step, left_out in run.sequences.masks:
+        for tokens in _tables([seen for seen in run.trained if seen.step == step]):
             if tokens.shape != left_out.shape:
                 continue
             kept, hidden = tokens[~left_out], tokens[left_out]
@@ -109,10 +109,10 @@ def masks(run: WatchedRun) -> Iterator[Alarm]:
 
 def mask_of_numbers(run: WatchedRun) -> Iterator[Alarm]:
     """A mask leaves out: it is True or False, or −inf."""
-    if run.record.sequences.numbers >= 3:
+    if run.sequences.numbers >= 3:
         yield Alarm(
             "mask_of_numbers",
-            f"{run.record.sequences.numbers} times attention got a mask of the numbers 0 and 1. Numbers are added to "
+            f"{run.sequences.numbers} times attention got a mask of the numbers 0 and 1. Numbers are added to "
             "the scores, so nothing is left out. Give it as bool, where True means to leave out (in "
             "scaled_dot_product_attention, to keep).",
         )
@@ -120,7 +120,7 @@ def mask_of_numbers(run: WatchedRun) -> Iterator[Alarm]:
 
 def windows(run: WatchedRun) -> Iterator[Alarm]:
     """Windows that are validated on do not lie within those that were trained on before."""
-    trained = [seen for seen in run.record.trained if _is_window(seen.inputs)]
+    trained = [seen for seen in run.trained if _is_window(seen.inputs)]
     validated = [seen for block in run.whole_validations for seen in block if _is_window(seen.inputs)]
     if not trained or not validated or not of_one_series(float_inputs(trained)):
         return
@@ -168,7 +168,7 @@ def _halves(batch: torch.Tensor, size: int) -> torch.Tensor:
 
 def _filled(run: WatchedRun, length: int) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield tables of tokens [samples, length] that are filled up, with the token that fills them."""
-    for table in _tables(run.record.trained):
+    for table in _tables(run.trained):
         fills = filler(table) if table.size(1) == length else None
         if fills is not None:
             yield table, fills
@@ -188,7 +188,7 @@ def _tables(passes: list[Pass]) -> Iterator[torch.Tensor]:
 def padding_index(run: WatchedRun) -> Iterator[Alarm]:
     """The token that an embedding keeps at 0 is the one that fills the sentences."""
     counts: dict[tuple[int, int], int] = {}
-    for tokens, index in run.record.sequences.looked_up:
+    for tokens, index in run.sequences.looked_up:
         fills = filler(tokens)
         if fills is not None and fills != index:
             counts[fills, index] = counts.get((fills, index), 0) + int((tokens == index).sum())
@@ -203,7 +203,7 @@ def padding_index(run: WatchedRun) -> Iterator[Alarm]:
 
 def state_read(run: WatchedRun) -> Iterator[Alarm]:
     """The state that is read of a recurrence is that after the last word."""
-    for name, reading in run.record.sequences.readings.items():
+    for name, reading in run.sequences.readings.items():
         if reading.at_end < 3 or reading.elsewhere:
             continue
         ends = [(table[:, -1] == fills).float().mean().item() for table, fills in _filled(run, reading.length)]
@@ -218,11 +218,11 @@ def state_read(run: WatchedRun) -> Iterator[Alarm]:
 
 def state_carried(run: WatchedRun) -> Iterator[Alarm]:
     """A state that is carried from batch to batch belongs to sentences that go on."""
-    carried = set(run.record.sequences.carried)
+    carried = set(run.sequences.carried)
     goes_on = breaks_off = 0
     ends: torch.Tensor | None = None
-    tables = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.dim() == 2]
-    targets = {loss.step: loss.target for loss in run.record.losses if not loss.target.is_floating_point()}
+    tables = [seen for seen in run.trained if seen.inputs is not None and seen.inputs.dim() == 2]
+    targets = {loss.step: loss.target for loss in run.losses if not loss.target.is_floating_point()}
     for seen in tables:
         tokens, target = seen.inputs, targets.get(seen.step)
         if tokens is None or target is None or target.numel() != tokens.numel() or tokens.is_floating_point():
@@ -245,7 +245,7 @@ def state_carried(run: WatchedRun) -> Iterator[Alarm]:
 
 def state_cut(run: WatchedRun) -> Iterator[Alarm]:
     """A recurrence learns from earlier steps: its state carries the gradient back."""
-    cells = run.record.sequences.cells
+    cells = run.sequences.cells
     if len(cells) >= CELLS_AT_LEAST and all(cells):
         yield Alarm(
             "state_cut",
@@ -256,9 +256,9 @@ def state_cut(run: WatchedRun) -> Iterator[Alarm]:
 
 def over_classes(run: WatchedRun) -> Iterator[Alarm]:
     """A softmax of the model's scores runs over the classes."""
-    if run.record.sequences.over_batch >= 3:
+    if run.sequences.over_batch >= 3:
         yield Alarm(
             "softmax_over_batch",
-            f"{run.record.sequences.over_batch} times a softmax ran over dimension 0 of what the model put out, where "
+            f"{run.sequences.over_batch} times a softmax ran over dimension 0 of what the model put out, where "
             "the samples lie. Is it to be dim=1?",
         )

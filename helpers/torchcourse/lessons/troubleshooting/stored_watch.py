@@ -1,6 +1,6 @@
 """What a loop writes in place into its stored samples, and whether it meets that again in a later step.
 
-Told by `torch_calls` of each call. A batch or a sample that is a view of the data has the data's own memory: what an
+A batch or a sample that is a view of the data has the data's own memory: what an
 augmentation writes there in place stays, and the next epoch adds more to it.
 """
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
-from torchcourse.lessons.troubleshooting.model_calls import can_be_kept
-from torchcourse.lessons.troubleshooting.torch_calls import readable
+from torchcourse.lessons.troubleshooting.model_calls import can_be_kept, tensors_of
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall, readable
+from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -39,66 +39,59 @@ class _Written:
     """The step in which what had come back was changed once more."""
 
 
-class Stored:
+class Stored(Watcher):
     """Notes the steps in which the model got samples that had been changed in place, and before that already.
 
     Args:
-        steps: says how many steps have been taken.
-        inside: says whether a forward pass of the model is under way.
+        loop: the one that is watched.
         drawn: says whether a tensor was made of random numbers alone.
     """
 
-    def __init__(
-        self, steps: Callable[[], int], inside: Callable[[], bool], drawn: Callable[[torch.Tensor], bool]
-    ) -> None:
+    def __init__(self, loop: Loop, drawn: Callable[[torch.Tensor], bool]) -> None:
+        super().__init__(loop)
         self.piled: set[int] = set()
-        self._steps, self._inside, self._drawn = steps, inside, drawn
+        self._drawn = drawn
         self._places: dict[_Place, _Written] = {}
         self._again: dict[_Place, _Written] = {}
 
     def on_step(self) -> None:
-        """Forget what was changed for the step that has been taken."""
+        """Forget what was changed for the step that is about to be taken."""
         self._again.clear()
 
-    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
+    def on_call(self, call: TorchCall) -> None:
+        """Note what is taken out of the data, or written there."""
+        name, out = call.name, call.out
         if name in _TAKING and self._places:
             for part in out if isinstance(out, list | tuple) else (out,):
                 self._on_taken(part)
-        elif name in _CHANGING or (self._places and (_writes(name) or "out" in kwargs)):
-            written: Any = kwargs.get("out", args[0] if args else None)
-            if not self._inside() and _is_part(written):
-                self._on_written(name, written, args[-1:])
+        elif name in _CHANGING or (self._places and (_writes(name) or "out" in call.kwargs)):
+            written: Any = call.kwargs.get("out", call.first)
+            if not self.loop.inside and _is_part(written):
+                self._on_written(name, written, call.args[-1:])
 
     def on_pass(self, arguments: tuple[tuple, dict]) -> None:
         """Note what the model is about to get: the changed samples themselves, or copies of them in a batch."""
-        if not self._again or self._steps() in self.piled:
+        if not self._again or self.loop.step in self.piled:
             return
         memory, prints = {place[0] for place in self._again}, {one.print for one in self._again.values()}
-        for leaf in tree_leaves(arguments):
-            if isinstance(leaf, torch.Tensor) and can_be_kept(leaf) and leaf.dim() and leaf.numel():
-                rows = leaf[:ROWS_AT_MOST]
-                if leaf.data_ptr() in memory or any(_print(row) in prints for row in rows if row.numel()):
-                    self.piled.add(self._steps())
+        for tensor in tensors_of(arguments):
+            if can_be_kept(tensor) and tensor.dim() and tensor.numel():
+                rows = tensor[:ROWS_AT_MOST]
+                if tensor.data_ptr() in memory or any(_print(row) in prints for row in rows if row.numel()):
+                    self.piled.add(self.loop.step)
                     return
 
-    def _full(self) -> bool:
-        return len(self._places) >= PLACES_AT_MOST
-
     def _on_taken(self, part: Any) -> None:
-        if not isinstance(part, torch.Tensor) or not _is_part(part):
-            return
-        known = self._places.get(_place(part))
-        if known is not None and known.step < self._steps():
+        known = self._places.get(_place(part)) if _is_part(part) else None
+        if known is not None and known.step < self.loop.step:
             known.came_back = _print(part) == known.print
 
     def _on_written(self, name: str, part: torch.Tensor, values: tuple) -> None:
-        place, now = _place(part), self._steps()
+        place, print_, now = _place(part), _print(part), self.loop.step
         known = self._places.get(place)
-        fills = name not in _CHANGING
-        if part.requires_grad or not part.is_floating_point() or (known is None and (fills or self._full())):
+        fills, full = name not in _CHANGING, len(self._places) >= PLACES_AT_MOST
+        if part.requires_grad or not part.is_floating_point() or (known is None and (fills or full)):
             return
-        print_ = _print(part)
         if known is None:
             self._places[place] = _Written(print_, now)
             return

@@ -4,7 +4,6 @@ PyTorch has no hook for these. So while a `Surroundings` is entered, a few of it
 and do what they do otherwise.
 """
 
-import contextlib
 import functools
 import random
 import sys
@@ -21,6 +20,8 @@ from torch.nn.utils import clip_grad
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, DistributedSampler
 
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
+from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -59,16 +60,16 @@ class Iteration:
     """What `set_epoch` had set, if the source has it."""
 
 
-class Surroundings:
-    """Notes what happens to `model` between steps.
+class Surroundings(Watcher):
+    """Notes what happens to the model between steps.
 
     Args:
-        model: the one that is watched.
-        steps: says how many steps have been taken.
+        loop: the one that is watched.
         loaded: is called when the model has been given a state.
     """
 
-    def __init__(self, model: nn.Module, steps: Callable[[], int], loaded: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, loaded: Callable[[], None]) -> None:
+        super().__init__(loop)
         self.trained_by_call = False
         """Whether `train()` was called on the model."""
         self.evaluated_by: CodeType | None = None
@@ -85,16 +86,15 @@ class Surroundings:
         """Of each state of which nothing was loaded: its entries, the name of the first, the first of the model's."""
         self.shuffled: set[str] = set()
         """What `random.shuffle` was given whose rows are views, so that some are lost."""
-        self.loop: set[CodeType] = set()
+        self.callers: set[CodeType] = set()
         """The code of the functions that were running when a step was taken."""
         self.second_names: dict[str, str] = {}
         """Names with "best" in them that the model has had since a later step than the first, with its other names."""
         self._names: dict[str, str] | None = None
-        self._model, self._steps, self._loaded = model, steps, loaded
-        self._open = contextlib.ExitStack()
+        self._loaded = loaded
 
     def __enter__(self) -> "Surroundings":
-        self.training_before = self._model.training
+        self.training_before = self.loop.model.training
         self._replace(nn.Module, "train", self._on_train)
         self._replace(nn.Module, "state_dict", self._on_state)
         self._replace(nn.Module, "load_state_dict", self._on_load)
@@ -109,7 +109,7 @@ class Surroundings:
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
-        self.training_after = self._model.training
+        self.training_after = self.loop.model.training
 
     def on_step(self) -> None:
         """Note what is held while a step is taken, and who is running."""
@@ -117,7 +117,7 @@ class Surroundings:
             state.kept = state.kept or all(tensor() is not None for tensor in state.tensors)
         frame, found = sys._getframe(), dict[str, str]()
         while frame is not None:
-            self.loop.add(frame.f_code)
+            self.callers.add(frame.f_code)
             for names in (frame.f_locals, getattr(frame.f_locals.get("self"), "__dict__", {})):
                 found |= self._second_names(names)
             frame = frame.f_back  # type: ignore[assignment]  # None above the outermost frame
@@ -126,23 +126,23 @@ class Surroundings:
 
     def _second_names(self, names: dict[str, Any]) -> dict[str, str]:
         """Return those names of the model that call it the best, where another one beside them does not."""
-        own = [name for name, value in list(names.items()) if value is self._model]
+        own = [name for name, value in list(names.items()) if value is self.loop.model]
         plain = [name for name in own if "best" not in name.lower()]
         return {name: plain[0] for name in own if plain and name not in plain}
 
-    def on_call(self, name: str, args: tuple, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out. Without states there is no need."""
-        for value in args:
-            for state in self.states:
+    def on_call(self, call: TorchCall) -> None:
+        """Note what becomes of the states that were taken."""
+        for state in self.states:
+            for value in call.args:
                 place = state.place_of(value)
                 if place is None:
                     continue
-                if name in _VIEWS:
-                    if isinstance(out, torch.Tensor) and out.data_ptr() == value.data_ptr():
-                        state.tensors[place] = weakref.ref(out)  # the same memory, held by another tensor
-                elif state.step == self._steps():
+                if call.name in _VIEWS:
+                    if isinstance(call.out, torch.Tensor) and call.out.data_ptr() == value.data_ptr():
+                        state.tensors[place] = weakref.ref(call.out)  # the same memory, held by another tensor
+                elif state.step == self.loop.step:
                     state.read = True
-                elif name == "copy_" and value is args[1] and args[0].data_ptr() == value.data_ptr():
+                elif call.name == "copy_" and value is call.args[1] and call.first.data_ptr() == value.data_ptr():
                     state.loaded = True
 
     def _replace(self, owner: Any, name: str, note: Callable[..., None]) -> None:
@@ -158,7 +158,7 @@ class Surroundings:
         self._open.callback(setattr, owner, name, original)
 
     def _on_train(self, module: nn.Module, args: tuple, kwargs: dict, _result: Any) -> None:
-        if module is not self._model:
+        if module is not self.loop.model:
             return
         if args[0] if args else kwargs.get("mode", True):
             self.trained_by_call = True
@@ -169,16 +169,16 @@ class Surroundings:
         self.evaluated_by = frame.f_code
 
     def _on_state(self, module: nn.Module, _args: tuple, kwargs: dict, result: Any) -> None:
-        if module is not self._model or not isinstance(result, dict):
+        if module is not self.loop.model or not isinstance(result, dict):
             return
         places = {parameter.data_ptr() for parameter in module.parameters()}
         shared = [t for t in result.values() if isinstance(t, torch.Tensor) and not isinstance(t, nn.Parameter)]
         shared = [tensor for tensor in shared if tensor.numel() and tensor.data_ptr() in places]
         if shared:
-            self.states.append(TakenState(self._steps(), [weakref.ref(tensor) for tensor in shared]))
+            self.states.append(TakenState(self.loop.step, [weakref.ref(tensor) for tensor in shared]))
 
     def _on_load(self, module: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
-        if module is self._model:
+        if module is self.loop.model:
             self._loaded()
         given = args[0] if args else kwargs["state_dict"]
         if given and len(getattr(result, "unexpected_keys", ())) == len(given) and result.missing_keys:
@@ -189,10 +189,10 @@ class Surroundings:
             self.shuffled.add(f"{type(given).__name__} of shape {list(given.shape)}")
 
     def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
-        self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))
+        self.iterations.append(Iteration(source, self.loop.step, getattr(source, "epoch", None)))
 
     def _on_clip(self, parameters: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
-        own = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
+        own = {id(parameter) for parameter in self.loop.model.parameters() if parameter.requires_grad}
         given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         clipped = [parameter for parameter in given if id(parameter) in own]
         if any(p.grad is not None and p.grad.count_nonzero() for p in clipped):
@@ -203,6 +203,6 @@ class Surroundings:
     def _on_schedule(self, scheduler: Any, args: tuple, kwargs: dict, _result: Any) -> None:
         if isinstance(scheduler, ReduceLROnPlateau):
             told = args[0] if args else kwargs["metrics"]
-            self.plateaus.setdefault(id(scheduler), (scheduler, []))[1].append((self._steps(), float(told)))
+            self.plateaus.setdefault(id(scheduler), (scheduler, []))[1].append((self.loop.step, float(told)))
             return
         self.schedulers[id(scheduler)] = scheduler

@@ -1,18 +1,17 @@
 """Where a loss's targets come from: labels that were interpolated, and noise that the model was not shown.
 
-Told by `torch_calls` of each call. What is drawn or interpolated outside the model is followed from call to call, to a
-target and to what the model gets.
+What is drawn or interpolated outside the model is followed from call to call, to a target and to what the model gets.
 """
 
-import weakref
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.chance_watch import DRAWS, NUMBERS_AT_LEAST
+from torchcourse.lessons.troubleshooting.model_calls import tensors_of
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
+from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -43,90 +42,76 @@ class Origin:
     interpolated: bool = False
 
 
-class Origins:
-    """Notes what targets were made from.
+class Origins(Watcher):
+    """Notes what targets were made from."""
 
-    Args:
-        steps: says how many steps have been taken.
-        inside: says whether a forward pass of the model is under way.
-    """
-
-    def __init__(self, steps: Callable[[], int], inside: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
         self.interpolated: dict[int, str] = {}
         """By step, the function that had interpolated the labels of a loss."""
         self.unknown_noise: set[int] = set()
         """The steps in which a target was noise, and the model got something else with other noise of its shape."""
-        self._steps, self._inside = steps, inside
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Origin]] = {}
+        self._known = Notes()
         self._given: set[tuple[int, torch.Size]] = set()
         self._draws, self._by = 0, ""
 
     def on_step(self) -> None:
-        """Forget what was drawn for the step that has been taken."""
+        """Forget what was drawn for the step that is about to be taken."""
         self._known.clear()
         self._given.clear()
 
     def on_pass(self, arguments: tuple[tuple, dict]) -> None:
-        """Note what the model is about to get."""
+        """Note the noise in what the model is about to get."""
         if self._known:
-            found = [self._origin(leaf) for leaf in tree_leaves(arguments)]
-            self._given |= {drawn for one in found if one is not None and one.mixed for drawn in one.noise}
+            found: list[Origin] = [*filter(None, map(self._known.of, tensors_of(arguments)))]
+            self._given |= {drawn for one in found if one.mixed for drawn in one.noise}
 
     def on_target(self, target: torch.Tensor) -> None:
-        """Note a target of a loss."""
-        origin = self._origin(target)
+        """Note what a target was made from."""
+        origin = self._known.of(target)
         if origin is None:
             return
         if origin.interpolated and not target.is_floating_point():
-            self.interpolated[self._steps()] = self._by
-        if origin.pure and len(origin.noise) == 1 and self._given and not origin.noise & self._given:
+            self.interpolated[self.loop.step] = self._by
+        if origin.pure and len(origin.noise) == 1 and not origin.noise & self._given:
             shape = next(iter(origin.noise))[1]
             if any(other == shape for _, other in self._given):
-                self.unknown_noise.add(self._steps())
+                self.unknown_noise.add(self.loop.step)
 
     def is_drawn(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor was made of random numbers alone."""
-        origin = self._origin(tensor)
+        origin = self._known.of(tensor)
         return origin is not None and bool(origin.noise) and not origin.mixed
 
-    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
-        if self._inside() or not torch.is_grad_enabled():
+    def on_call(self, call: TorchCall) -> None:
+        """Note what is drawn or interpolated, and follow it."""
+        name, out = call.name, call.out
+        if self.loop.inside or not torch.is_grad_enabled():
             return
         if name in _DRAWS and isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST:
             self._draws += 1
-            self._note(out, Origin(frozenset({(self._draws, out.shape)}), pure=True))
-        elif name in _MIXING:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(out, torch.Tensor) and _labels(given) and bool((out != out.round()).any()):
-                self._by = name
-                self._note(out, Origin(interpolated=True))
+            self._known[out] = Origin(frozenset({(self._draws, out.shape)}), pure=True)
+        elif name in _MIXING and _labels(call.first) and bool((out != out.round()).any()):
+            self._by = name
+            self._known[out] = Origin(interpolated=True)
         if self._known and name not in _DRAWS:
-            self._follow(name, args, out)
+            self._follow(name, list(tensors_of(call.args)), out)
 
-    def _follow(self, name: str, args: tuple, out: Any) -> None:
-        parts = list(_tensors(args))
-        origins = [origin for part in parts if (origin := self._origin(part)) is not None]
+    def _follow(self, name: str, parts: list[torch.Tensor], out: Any) -> None:
+        origins: list[Origin] = [*filter(None, map(self._known.of, parts))]
         if not origins:
             return
         arranged = name in _ARRANGING
-        for tensor in _tensors((out,)):
-            other = any(self._origin(part) is None and part.numel() == tensor.numel() for part in parts)
+        for tensor in tensors_of(out):
+            other = any(part not in self._known and part.numel() == tensor.numel() for part in parts)
             origin = Origin(
                 noise=frozenset().union(*(one.noise for one in origins)),
                 pure=arranged and all(one.pure for one in origins),
                 mixed=any(one.mixed for one in origins) or (other and not arranged),
                 interpolated=(arranged or name in _CUTTING) and all(one.interpolated for one in origins),
             )
-            known = self._origin(tensor)
-            self._note(tensor, origin if known is None else replace(known, noise=known.noise | origin.noise))
-
-    def _note(self, tensor: torch.Tensor, origin: Origin) -> None:
-        self._known[id(tensor)] = weakref.ref(tensor), origin
-
-    def _origin(self, tensor: Any) -> Origin | None:
-        kept = self._known.get(id(tensor))
-        return kept[1] if kept is not None and kept[0]() is tensor else None
+            known = self._known.of(tensor)
+            self._known[tensor] = origin if known is None else replace(known, noise=known.noise | origin.noise)
 
 
 def _labels(given: Any) -> bool:
@@ -135,11 +120,3 @@ def _labels(given: Any) -> bool:
         return False
     whole = not given.is_floating_point() or torch.equal(given, given.round())
     return whole and len(given.unique()) in LABELS and (given.diff(dim=-1) == 0).float().mean().item() > 0.5
-
-
-def _tensors(parts: tuple) -> Iterator[torch.Tensor]:
-    for part in parts:
-        if isinstance(part, torch.Tensor):
-            yield part
-        elif isinstance(part, list | tuple):
-            yield from (inner for inner in part if isinstance(inner, torch.Tensor))

@@ -1,48 +1,40 @@
 """Networks beside the model that put out targets: whether they drop units, or average over the batch, as in training.
 
-Told by `torch_calls` of each call. What comes out of such a layer, without a gradient, is followed to a loss's target.
+What comes out of such a layer, without a gradient, is followed from call to call to a loss's target.
 """
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from torchcourse.lessons.troubleshooting.model_calls import can_be_kept
-from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops
+from torchcourse.lessons.troubleshooting.model_calls import can_be_kept, tensors_of
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
+from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
 
 hide(__file__)
 
-_DROPOUTS = {function.__name__ for function in DROPOUTS}
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 WEIGHTS_AT_MOST = 4  # that are looked at in each step
 
 
 @dataclass(frozen=True)
 class _Followed:
-    """A tensor that came out of a layer in training mode."""
+    """What is known of a tensor that came out of a layer in training mode."""
 
-    tensor: "weakref.ref[torch.Tensor]"
     what: str
     """What the layer does."""
     weighed: bool = False
     """Whether a layer with weights came after it."""
 
 
-class Teachers:
-    """Notes the steps in which a target came out of a network, other than `model`, in training mode.
+class Teachers(Watcher):
+    """Notes the steps in which a target came out of a network, other than the model, in training mode."""
 
-    Args:
-        model: the one that is trained.
-        steps: says how many steps have been taken.
-        inside: says whether a forward pass of the model is under way.
-    """
-
-    def __init__(self, model: nn.Module, steps: Callable[[], int], inside: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
         self.taught: dict[int, str] = {}
         """By step, what a layer of such a network does in training mode only."""
         self.shapes: set[torch.Size] = set()
@@ -51,61 +43,54 @@ class Teachers:
         """Whether such a network's weights have changed, or are the model's own."""
         self.repeated = False
         """Whether it was called several times for one step."""
-        self._own = {id(parameter) for parameter in model.parameters()}
-        self._steps, self._inside = steps, inside
-        self._followed: dict[int, _Followed] = {}
+        self._own = {id(parameter) for parameter in loop.model.parameters()}
+        self._followed = Notes()
         self._weights: dict[int, tuple[weakref.ref[torch.Tensor], float]] = {}
         self._used: set[int] = set()
 
     def on_step(self) -> None:
-        """Forget what came out for the step that has been taken."""
+        """Forget what came out for the step that is about to be taken."""
         self._followed.clear()
         self._used.clear()
 
-    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
-        what = _in_training(name, args, kwargs)
-        if not (what or self._followed) or not isinstance(out, torch.Tensor) or out.requires_grad or self._inside():
+    def on_call(self, call: TorchCall) -> None:
+        """Follow what came out of a layer in training mode."""
+        what, out = _in_training(call), call.out
+        if not (what or self._followed) or not isinstance(out, torch.Tensor):
             return
-        parts = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else (arg,))]
-        known = next((one for part in parts if (one := self._known(part)) is not None), None)
-        if what and known is None:
-            known = _Followed(weakref.ref(out), what)
+        if out.requires_grad or self.loop.inside:
+            return
+        known = next(filter(None, map(self._followed.of, tensors_of(call.args))), _Followed(what) if what else None)
         if known is None:
             return
-        layer = name in _LAYERS and len(args) > 1
+        layer = call.name in _LAYERS and len(call.args) > 1
         if layer:
-            self._on_weight(args[1])
-        self._followed[id(out)] = replace(known, tensor=weakref.ref(out), weighed=known.weighed or layer)
+            self._on_weight(call.args[1])
+        self._followed[out] = replace(known, weighed=known.weighed or layer)
 
     def on_target(self, target: torch.Tensor) -> None:
-        """Note a target of a loss."""
-        known = self._known(target)
+        """Note whether a target came out of such a network."""
+        known = self._followed.of(target)
         if known is not None and known.weighed:
-            self.taught[self._steps()] = known.what
-
-    def _known(self, tensor: Any) -> _Followed | None:
-        kept = self._followed.get(id(tensor))
-        return kept if kept is not None and kept.tensor() is tensor else None
+            self.taught[self.loop.step] = known.what
 
     def _on_weight(self, weight: Any) -> None:
         if not isinstance(weight, torch.Tensor) or not can_be_kept(weight):
             return
-        key = id(weight)
+        key, now = id(weight), weight.detach().double().sum().item()
         self.shapes.add(weight.shape)
         self.changed = self.changed or key in self._own
         self.repeated = self.repeated or key in self._used
         self._used.add(key)
         if key in self._weights or len(self._weights) < WEIGHTS_AT_MOST:
-            kept, before = self._weights.setdefault(key, (weakref.ref(weight), weight.detach().double().sum().item()))
-            now = weight.detach().double().sum().item()
+            kept, before = self._weights.setdefault(key, (weakref.ref(weight), now))
             self.changed = self.changed or kept() is not weight or now != before
 
 
-def _in_training(name: str, args: tuple, kwargs: dict) -> str:
+def _in_training(call: TorchCall) -> str:
     """Return what a layer does that does otherwise in evaluation; "" where it is none, or does not."""
-    if name in _DROPOUTS and drops(args, kwargs):
+    if call.drops:
         return "dropped some of its units by chance"
-    if name == "batch_norm" and (args[5] if len(args) > 5 else kwargs.get("training", False)):
+    if call.name == "batch_norm" and call.get(5, "training", False):
         return "normalized with the statistics of each batch"
     return ""

@@ -75,6 +75,14 @@ def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [] if nowhere else [tensor]
 
 
+def share_memory(one: Any, other: Any) -> bool:
+    """Whether two tensors begin at the same place of memory; sparse ones and those without numbers do not say."""
+    try:
+        return isinstance(one, torch.Tensor) and one.data_ptr() == other.data_ptr() != 0
+    except RuntimeError:
+        return False
+
+
 def magnitudes(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Return the largest magnitude of each dense part, on its device; empty where there are no numbers to look at.
 

@@ -1,6 +1,8 @@
-"""Calls of torch that have no hook, told to whoever watches: losses, dropout, `backward()`, differences, scalers."""
+"""Calls of torch, which have no hook, told to whoever watches; and which of them are losses and dropouts."""
 
+import contextlib
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,46 +22,61 @@ OTHER_LOSSES = {F.ctc_loss, F.poisson_nll_loss, F.cosine_embedding_loss, F.hinge
 OTHER_LOSSES |= {F.margin_ranking_loss}
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 _BACKWARD = {torch.Tensor.backward, torch.autograd.backward}
-_DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "subtract"}
+
+
+@dataclass(slots=True)
+class TorchCall:
+    """One call of a function of torch."""
+
+    function: Any
+    args: tuple
+    kwargs: dict
+    out: Any = None
+    """What came out, once it is over."""
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", "")
+
+    @property
+    def first(self) -> Any:
+        return self.get(0, "input")
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """Return an argument that was given by its place or by its name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return those that were given, by name, of a function that is written in Python."""
+        return inspect.signature(self.function).bind(*self.args, **self.kwargs).arguments
+
+    @property
+    def drops(self) -> bool:
+        """Whether this is a call of a dropout function that drops something."""
+        return self.function in DROPOUTS and self.get(2, "training", True) and self.get(1, "p", 0.5) > 0
 
 
 class TorchCalls(TorchFunctionMode):
-    """While it is entered, tells `watch` of these calls, and does what they would do."""
+    """While it is entered, tells `watch` of the calls of torch, and does what they would do."""
 
     def __init__(self, watch: Any) -> None:
         super().__init__()
         self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        call = TorchCall(func, args, kwargs or {})
         if transforming():
-            return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
+            return func(*args, **call.kwargs)
         if func in _BACKWARD:
-            roots = args[0] if args else kwargs["tensors"]
+            roots = call.get(0, "tensors")
             roots = [roots] if isinstance(roots, torch.Tensor) else list(roots)
-            if not all(map(readable, roots)):
-                return func(*args, **kwargs)
-            with self._watch.on_backward(roots):
-                return func(*args, **kwargs)
-        if func in DROPOUTS and drops(args, kwargs):
-            self._watch.on_dropout()
-        if name == "_amp_foreach_non_finite_check_and_unscale_":
+            with self._watch.on_backward(roots) if all(map(readable, roots)) else contextlib.nullcontext():
+                return func(*args, **call.kwargs)
+        if call.name == "_amp_foreach_non_finite_check_and_unscale_":
             self._watch.on_unscale()
-        out = func(*args, **kwargs)
-        self._watch.on_call(name, args, kwargs, out)
-        if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad and readable(out):
-            scores = args[0] if args else kwargs["input"]
-            self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)
-        if func in OTHER_LOSSES and readable(out):
-            self._watch.usage.on_loss(name, inspect.signature(func).bind(*args, **kwargs).arguments)
-        if func is torch.autograd.grad:
-            self._watch.usage.on_grad(out, args, kwargs)
-        if name in _DIFFERENCES:
-            sides = [side for side in args[:2] if isinstance(side, torch.Tensor)]
-            if len(sides) == 2:
-                self._watch.on_difference(*sides)
-        return out
+        call.out = func(*args, **call.kwargs)
+        self._watch.on_call(call)
+        return call.out
 
 
 def transforming() -> bool:
@@ -79,9 +96,3 @@ def why_unseen() -> str:
     if torch.compiler.is_compiling():
         return "compiled"
     return "transformed" if transforming() else ""
-
-
-def drops(args: tuple, kwargs: dict) -> bool:
-    """Whether a call of a dropout function drops anything, by its arguments."""
-    probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
-    return bool(args[2] if len(args) > 2 else kwargs.get("training", True)) and probability > 0

@@ -19,61 +19,59 @@ FORGETS = 0.9  # a BatchNorm's momentum above which its statistics are those of 
 
 def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     """zero_grad, backward and step: each once, in this order."""
-    record = run.record
-    recorded = any(seen.recorded for seen in record.passes)
-    if recorded and not record.steps and not record.others:
+    recorded = any(seen.recorded for seen in run.passes)
+    if recorded and not run.steps and not run.others:
         yield Alarm("no_step", "The model was trained, but the optimizer's step() was never called.")
         return
-    stale = sum(step.stale for step in record.steps)
+    stale = sum(step.stale for step in run.steps)
     if stale >= 2:
         yield Alarm(
             "gradients_kept",
-            f"In {stale} of {len(record.steps)} steps the last step's gradients were still there when backward() "
+            f"In {stale} of {len(run.steps)} steps the last step's gradients were still there when backward() "
             "added the new ones. Is zero_grad() missing, or does it belong to another optimizer?",
         )
-    wiped = [step for step in record.steps if step.made > 0 and step.norm == 0]
-    without = [step for step in record.steps if not step.backwards and step.norm == 0]
+    wiped = [step for step in run.steps if step.made > 0 and step.norm == 0]
+    without = [step for step in run.steps if not step.backwards and step.norm == 0]
     empty = max(wiped, without, key=len)
-    unreached = [step for step in record.steps if step.backwards and step.made == 0 and step.norm == 0]
-    zeros = [name for name, p in record.start.items() if p.dim() > 1 and not p.count_nonzero()]
+    unreached = [step for step in run.steps if step.backwards and step.made == 0 and step.norm == 0]
+    zeros = [name for name, p in run.start.items() if p.dim() > 1 and not p.count_nonzero()]
     zeros = [name for name in zeros if all(step.norms.get(name) == 0 for step in unreached)]
-    if len(unreached) == len(record.steps) >= 3 and len(zeros) >= 2:
+    if len(unreached) == len(run.steps) >= 3 and len(zeros) >= 2:
         yield Alarm(
             "zero_times_zero",
             f"All gradients were exactly 0 in {len(unreached)} steps, and {listed(zeros)} began with zeros alone: "
             "where two of them are multiplied, neither can begin to learn. Begin one with random numbers.",
         )
-    elif len(unreached) == len(record.steps) >= 3:
+    elif len(unreached) == len(run.steps) >= 3:
         yield Alarm(
             "gradients_empty",
             f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and no parameter of the "
             "optimizer got a gradient other than 0. Was the loss cut off from the model by item(), detach() or "
             "no_grad()?",
         )
-    elif len(empty) >= 2 and record.backward_seen:
+    elif len(empty) >= 2 and run.backward_seen:
         yield Alarm(
             "gradients_empty",
-            f"In {len(empty)} of {len(record.steps)} steps the optimizer found no gradient. Does zero_grad() come "
+            f"In {len(empty)} of {len(run.steps)} steps the optimizer found no gradient. Does zero_grad() come "
             "after backward(), or is backward() missing?",
         )
 
 
 def each_gradient_once(run: WatchedRun) -> Iterator[Alarm]:
     """Each gradient that is made goes into one step."""
-    record = run.record
-    again = [step for step in record.steps if not step.backwards and step.norm > 0 and not step.closure]
-    if record.backward_seen and len(again) >= 2:
+    again = [step for step in run.steps if not step.backwards and step.norm > 0 and not step.closure]
+    if run.backward_seen and len(again) >= 2:
         yield Alarm(
             "stepped_twice",
-            f"In {len(again)} of {len(record.steps)} steps there was no backward() since the step before: the same "
+            f"In {len(again)} of {len(run.steps)} steps there was no backward() since the step before: the same "
             "gradients were applied again. Is there one step() too many?",
         )
-    lost = [step for step in record.steps if any(_different(p, step.passes) for p in step.lost)]
-    if len(lost) >= 2 and not record.others:
+    lost = [step for step in run.steps if any(_different(p, step.passes) for p in step.lost)]
+    if len(lost) >= 2 and not run.others:
         most = max(len(step.lost) for step in lost)
         yield Alarm(
             "gradients_lost",
-            f"Before {len(lost)} of {len(record.steps)} steps, gradients of up to {most} other batches had been "
+            f"Before {len(lost)} of {len(run.steps)} steps, gradients of up to {most} other batches had been "
             "cleared unused. Is zero_grad() inside the accumulation?",
         )
 
@@ -89,11 +87,10 @@ def _different(lost: tuple[Pass, ...], used: tuple[Pass, ...]) -> bool:
 
 def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
     """Each trainable parameter that gets a gradient is in an optimizer."""
-    record = run.record
     missing = [
         name
         for name, p in run.model.named_parameters()
-        if p.requires_grad and p.grad is not None and id(p) not in record.owned
+        if p.requires_grad and p.grad is not None and id(p) not in run.owned
         if not name.startswith(run.frozen or ("\0",))
     ]
     if missing and not _written_from_elsewhere(run):
@@ -102,9 +99,7 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
             f"The optimizer does not have {listed(missing)}. Was it made from a part of the model, or before a layer "
             "was replaced?",
         )
-    unregistered = [
-        name for name, p in _hidden_parameters(run.model) if p.grad is not None and id(p) not in record.owned
-    ]
+    unregistered = [name for name, p in _hidden_parameters(run.model) if p.grad is not None and id(p) not in run.owned]
     if unregistered:
         yield Alarm(
             "not_registered",
@@ -112,8 +107,8 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
             "layers into an nn.ModuleList and tensors into an nn.Parameter.",
         )
 
-    computed = [name for name, used in record.usage.computed_before(run.model).items() if used]
-    if computed and len(record.steps) >= 3:
+    computed = run.usage.computed_before()
+    if computed and len(run.steps) >= 3:
         yield Alarm(
             "computed_once",
             f"{listed(computed)} was computed from a parameter before the training, and got gradients: it is no "
@@ -123,7 +118,7 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
 
 def _written_from_elsewhere(run: WatchedRun) -> bool:
     """Whether the optimizer has none of the model's parameters, and yet they move: it steps a copy in more digits."""
-    return all(id(p) not in run.record.owned for p in run.model.parameters()) and run.record.moved() > 1e-6
+    return all(id(p) not in run.owned for p in run.model.parameters()) and run.moved() > 1e-6
 
 
 def _hidden_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -145,18 +140,18 @@ def _hidden_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
     """Each layer that is called in training gets a gradient in one of its parameters."""
-    steps, never, some = run.record.steps, [], False
+    steps, never, some = run.steps, [], False
     names = {id(p): name for name, p in run.model.named_parameters()}  # the first name of one that has two
     for name, module in run.model.named_modules():
         # What no optimizer has and nothing reaches is a constant, such as a teacher.
-        owned = [p for p in _own_parameters(module) if id(p) in run.record.owned]
+        owned = [p for p in _own_parameters(module) if id(p) in run.owned]
         own = [names[id(p)] for p in owned if p.requires_grad]
         reached = any(step.norms.get(key) for step in steps for key in own)
         some = some or reached
         # A parameter that a module of one's own holds may be for another use; a layer uses all of its own.
         layer = type(module).__module__.startswith("torch.")
         idle = not layer and all(step.norms.get(key) is None for step in steps for key in own)
-        if own and not reached and not idle and run.record.called.get(name):
+        if own and not reached and not idle and run.called.get(name):
             never += own
     if never and some and len(steps) >= 3:
         yield Alarm(
@@ -174,14 +169,14 @@ def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:
     """What the optimizer has can learn, unless it is meant to be frozen; what it leaves out may be frozen."""
-    ever = {name for step in run.record.steps for name in step.norms}
+    ever = {name for step in run.steps for name in step.norms}
     unmeant = []
     for owner, module in run.model.named_modules():
         if not type(module).__module__.startswith("torch."):
             continue  # a constant, such as a table of positions
         for key, p in module.named_parameters(recurse=False):
             name = f"{owner}.{key}".lstrip(".")
-            if not p.requires_grad and name not in ever and id(p) in run.record.owned:
+            if not p.requires_grad and name not in ever and id(p) in run.owned:
                 unmeant += [name] if not name.startswith(run.frozen or ("\0",)) else []
     if unmeant:
         yield Alarm(
@@ -193,15 +188,15 @@ def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:
 
 def modes(run: WatchedRun) -> Iterator[Alarm]:
     """Training in training mode, evaluation in evaluation mode."""
-    layers, record, around = run.mode_dependent(), run.record, run.around
-    if not layers and True not in record.dropped:
+    layers, around = run.mode_dependent(), run.around
+    if not layers and True not in run.dropped:
         return
     what = listed(layers) if layers else "dropout"
-    in_eval = [seen for seen in record.trained if not seen.training]
+    in_eval = [seen for seen in run.trained if not seen.training]
     if len(in_eval) >= 2 and (not layers or not all(_in_frozen_part(run.model, name) for name in layers)):
         yield Alarm(
             "eval_in_training",
-            f"{len(in_eval)} of {len(record.trained)} batches were trained on in evaluation mode, so {what} did not "
+            f"{len(in_eval)} of {len(run.trained)} batches were trained on in evaluation mode, so {what} did not "
             "work as in training. Is there a model.eval() without a model.train() after it?",
         )
     elif _left_in_evaluation(run):
@@ -211,7 +206,7 @@ def modes(run: WatchedRun) -> Iterator[Alarm]:
             f"`{by}` set evaluation mode and returned without model.train(), and nothing that was watched calls it: "
             f"the next epoch would be trained in evaluation mode, and {what} would not work as in training.",
         )
-    trained = [seen.inputs for seen in record.trained if seen.inputs is not None]
+    trained = [seen.inputs for seen in run.trained if seen.inputs is not None]
     wrong = [seen for block in run.validations for seen in _in_training_mode(block, trained)]
     if wrong:
         yield Alarm(
@@ -232,7 +227,7 @@ def _left_in_evaluation(run: WatchedRun) -> bool:
     """Whether a function that is not the loop itself has left evaluation mode on, and nobody ever turns it off."""
     around = run.around
     left = around.training_before and not around.training_after and not around.trained_by_call
-    return left and around.evaluated_by is not None and around.evaluated_by not in around.loop
+    return left and around.evaluated_by is not None and around.evaluated_by not in around.callers
 
 
 def _in_training_mode(block: list[Pass], trained: list[torch.Tensor]) -> list[Pass]:
@@ -261,8 +256,8 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
     layers = ((name, m) for name, m in run.model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
     for name, module in layers:
         buffer = module.running_mean
-        start = run.record.start_buffers.get(f"{name}.running_mean".lstrip("."))
-        if buffer is None or start is None or start.shape != buffer.shape or run.record.called.get(name, 0) < 3:
+        start = run.start_buffers.get(f"{name}.running_mean".lstrip("."))
+        if buffer is None or start is None or start.shape != buffer.shape or run.called.get(name, 0) < 3:
             continue
         moved = not torch.equal(start, buffer.detach())
         fixed = [p for p in module.parameters() if not p.requires_grad]
@@ -291,11 +286,11 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
 
 def clipping(run: WatchedRun) -> Iterator[Alarm]:
     """Clipping leaves a gradient, and sees it in its right size."""
-    steps = run.record.steps
-    if run.record.shrunk_late >= 3 and not run.record.shrunk_in_time:
+    steps = run.steps
+    if run.shrunk_late >= 3 and not run.shrunk_in_time:
         yield Alarm(
             "clipped_late",
-            f"{run.record.shrunk_late} times gradients were made smaller after the step that had used them, and never "
+            f"{run.shrunk_late} times gradients were made smaller after the step that had used them, and never "
             "before one. Clip between backward() and step().",
         )
     elif run.around.clipped_nothing >= 3 and not run.around.clipped:
@@ -339,7 +334,7 @@ def _power_of_two(scale: float) -> bool:
 
 def divided_once(run: WatchedRun) -> Iterator[Alarm]:
     """A mean over the samples is not divided by their number again."""
-    steps, found = run.record.steps, run.record.losses
+    steps, found = run.steps, run.losses
     alone = len(found) == len(steps) >= 3 and all(len(step.backwards) == 1 and not step.closure for step in steps)
     if not alone or any(loss.reduction != "mean" or not loss.target.dim() for loss in found):
         return

@@ -1,11 +1,14 @@
 """What a `TrainingWatch` writes down: passes, losses and steps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
 
 _PLAIN = (torch.Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)
 
@@ -100,6 +103,41 @@ class Loss:
     weight: torch.Tensor | None = None
     """What it weighs the classes with, or the answer 1."""
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its targets are the numbers of classes."""
+        return self.function in CLASSIFYING and not self.target.is_floating_point()
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """Which of its targets count."""
+        return self.target != self.ignored if self.has_classes else torch.ones_like(self.target, dtype=torch.bool)
+
+    @property
+    def mean(self) -> float:
+        """The loss per sample (or per number), without weights and however it was summed up."""
+        if not self.has_classes:
+            return self.value / (max(self.target.numel(), 1) if self.reduction == "sum" else 1)
+        if not self.counted.any():
+            return 0.0
+        return self.function(self.scores.float(), self.target, ignore_index=self.ignored).item()
+
+    @property
+    def picks_rows(self) -> bool:
+        """Whether each row's label is its own number, as where pairs are told from all others."""
+        return torch.equal(self.target, torch.arange(len(self.target)))
+
+    @property
+    def inputs(self) -> torch.Tensor | None:
+        """What the model got for these targets, a row for each."""
+        return self.seen.inputs if self.seen is not None and self.target.dim() < 3 else None
+
+    @property
+    def of_output(self) -> bool:
+        """Whether it got what the model had put out, as it was, and a step has learned from that."""
+        out = None if self.seen is None or not self.seen.used else self.seen.output
+        return out is not None and torch.equal(out.flatten(), self.scores.flatten())
+
 
 @dataclass(frozen=True)
 class OtherLoss:
@@ -136,3 +174,13 @@ class Step:
     """What `backward()` was called on, as a multiple of the last loss."""
     closure: bool
     optimizer: Optimizer
+
+
+def inputs_of(passes: Iterable[Pass]) -> list[torch.Tensor]:
+    """Return the inputs of these passes that were kept."""
+    return [seen.inputs for seen in passes if seen.inputs is not None]
+
+
+def float_inputs(passes: Iterable[Pass]) -> list[torch.Tensor]:
+    """Return those inputs of these passes that are measured numbers."""
+    return [inputs for inputs in inputs_of(passes) if inputs.is_floating_point()]

@@ -103,14 +103,9 @@ class TrainingRecorder:
             self._on_step(optimizer)
 
     def _on_step(self, optimizer: Optimizer) -> None:
-        found = [gradient.to_dense().flatten() for gradient in gradients_of(optimizer)] if self._gradients else []
-        self.steps.append(
-            Step(
-                rates=tuple(float(group["lr"]) for group in optimizer.param_groups),
-                gradient=torch.cat(found) if found else torch.zeros(0),
-                passes=self._passes,
-            )
-        )
+        rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        gradient = gradient_vector(optimizer) if self._gradients else torch.zeros(0)
+        self.steps.append(Step(rates, gradient, self._passes))
         self._passes = 0
 
 
@@ -119,15 +114,25 @@ def has_closure(args: tuple, kwargs: dict) -> bool:
     return any(value is not None for value in (*args[1:2], kwargs.get("closure")))
 
 
+def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Return the parameters that the optimizer has, of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def gradients_of(optimizer: Optimizer) -> list[torch.Tensor]:
     """Return the gradients that the optimizer's parameters have."""
-    owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [parameter.grad for parameter in owned if parameter.grad is not None]
+    return [parameter.grad for parameter in parameters_of(optimizer) if parameter.grad is not None]
+
+
+def gradient_vector(optimizer: Optimizer) -> torch.Tensor:
+    """Return a copy of all gradients that the optimizer's parameters have, in one vector."""
+    found = [gradient.to_dense().flatten() for gradient in gradients_of(optimizer)]
+    return torch.cat(found) if found else torch.zeros(0)
 
 
 def with_gradient(optimizer: Optimizer) -> dict[int, torch.Tensor]:
     """Return the parameters whose gradient is not 0, by their ids."""
-    owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    owned = parameters_of(optimizer)
     return {id(p): p for p in owned if p.grad is not None and numbers_of(p.grad).count_nonzero()}
 
 

@@ -23,14 +23,14 @@ MANY_LABELS = 0.05  # of the samples, with more than one label
 
 def log_probabilities(run: WatchedRun) -> Iterator[Alarm]:
     """The CTC loss gets log-probabilities, and a Poisson loss the logarithm of a rate where it is told so."""
-    calls = [loss.arguments for loss in run.record.usage.losses if loss.name == "ctc_loss"]
+    calls = [loss.arguments for loss in run.usage.losses if loss.name == "ctc_loss"]
     if len(calls) >= 3 and all((call["log_probs"].float().logsumexp(dim=-1).abs() > 0.01).any() for call in calls):
         yield Alarm(
             "no_log_probabilities",
             "ctc_loss got scores that are not log-probabilities over their last dimension: log_softmax is missing, or "
             "runs over the wrong dimension.",
         )
-    rates = [loss.arguments for loss in run.record.usage.losses if loss.name == "poisson_nll_loss"]
+    rates = [loss.arguments for loss in run.usage.losses if loss.name == "poisson_nll_loss"]
     found = [call["input"] for call in rates if call.get("log_input", True)]
     counts = [call["target"] for call in rates if call.get("log_input", True)]
     if len(found) < 3 or sum(scores.numel() for scores in found) < NUMBERS_AT_LEAST:
@@ -46,7 +46,7 @@ def log_probabilities(run: WatchedRun) -> Iterator[Alarm]:
 def two_sided_targets(run: WatchedRun) -> Iterator[Alarm]:
     """Losses of pairs get 1 and -1."""
     targets: dict[str, list[torch.Tensor]] = {}
-    for loss in run.record.usage.losses:
+    for loss in run.usage.losses:
         if "target" in loss.arguments and loss.name not in ("ctc_loss", "poisson_nll_loss"):
             targets.setdefault(loss.name, []).append(loss.arguments["target"].float().flatten())
     for name, found in targets.items():
@@ -61,7 +61,7 @@ def two_sided_targets(run: WatchedRun) -> Iterator[Alarm]:
 
 def several_labels(run: WatchedRun) -> Iterator[Alarm]:
     """Scores that add up to 1 are for samples with one label."""
-    found = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy and loss.scores.dim() == 2]
+    found = [loss for loss in run.losses if loss.function is F.binary_cross_entropy and loss.scores.dim() == 2]
     found = [loss for loss in found if loss.scores.size(1) > 1 and loss.target.shape == loss.scores.shape]
     if len(found) < 3 or any(((loss.scores.float().sum(dim=1) - 1).abs() > 1e-2).any() for loss in found):
         return
@@ -76,13 +76,9 @@ def several_labels(run: WatchedRun) -> Iterator[Alarm]:
 
 def dropped_scores(run: WatchedRun) -> Iterator[Alarm]:
     """Nothing is dropped from the scores themselves."""
-    found = [loss for loss in run.record.losses if loss.function in CLASSIFYING | LOGISTIC]
+    found = [loss for loss in run.losses if loss.function in CLASSIFYING | LOGISTIC]
     found = [loss for loss in found if loss.seen is not None and loss.seen.training and loss.scores.numel() > 1]
-    if (
-        True not in run.record.dropped
-        or len(found) < 5
-        or sum(loss.scores.numel() for loss in found) < NUMBERS_AT_LEAST
-    ):
+    if True not in run.dropped or len(found) < 5 or sum(loss.scores.numel() for loss in found) < NUMBERS_AT_LEAST:
         return
     shares = [(loss.scores == 0).float().mean().item() for loss in found]
     both = all((loss.scores > 0).any() and (loss.scores < 0).any() for loss in found)
@@ -122,7 +118,7 @@ def _frequencies(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 def _positives(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the numbers of answers 0 and 1, and the weights of both, where one `pos_weight` is given."""
-    kept = [(loss, loss.weight) for loss in run.record.losses if loss.function in LOGISTIC and loss.weight is not None]
+    kept = [(loss, loss.weight) for loss in run.losses if loss.function in LOGISTIC and loss.weight is not None]
     found = [(loss.target.flatten(), weight) for loss, weight in kept if weight.numel() == 1]
     if not found:
         return None
@@ -163,13 +159,13 @@ def frozen_in_name(run: WatchedRun) -> Iterator[Alarm]:
 
 def data_taken(run: WatchedRun) -> Iterator[Alarm]:
     """A parameter that a forward pass uses learns from it."""
-    steps, taken = run.record.steps, run.record.usage.detached
+    steps, taken = run.steps, run.usage.detached
     idle = [
         (name, taken[id(p)])
         for name, p in run.model.named_parameters()
-        if p.requires_grad and id(p) in run.record.owned and id(p) in taken
+        if p.requires_grad and id(p) in run.owned and id(p) in taken
         if all(not step.norms.get(name) for step in steps)
-        if name in run.record.start and torch.equal(p.detach(), run.record.start[name])
+        if name in run.start and torch.equal(p.detach(), run.start[name])
     ]
     if idle and len(steps) >= 3 and any(any(step.norms.values()) for step in steps):
         yield Alarm(
@@ -181,7 +177,7 @@ def data_taken(run: WatchedRun) -> Iterator[Alarm]:
 
 def layers_made_on_the_way(run: WatchedRun) -> Iterator[Alarm]:
     """Layers are made once, before the training."""
-    made = {kind: steps for kind, steps in run.record.usage.made.items() if len(steps) >= 3}
+    made = {kind: steps for kind, steps in run.usage.made.items() if len(steps) >= 3}
     if made:
         kind, steps = next(iter(made.items()))
         yield Alarm(
@@ -219,17 +215,17 @@ def dropout(run: WatchedRun) -> Iterator[Alarm]:
             "drops_nearly_all",
             f"{listed(much)} drops {share:.0%} in training: p is the share that is dropped. Is it the share to keep?",
         )
-    elif DROPS_MOST < run.record.usage.dropped < 1:
+    elif DROPS_MOST < run.usage.dropped < 1:
         yield Alarm(
             "drops_nearly_all",
-            f"A dropout function drops {run.record.usage.dropped:.0%}: p is the share that is dropped. Is it the share "
+            f"A dropout function drops {run.usage.dropped:.0%}: p is the share that is dropped. Is it the share "
             "to keep?",
         )
 
 
 def derivatives(run: WatchedRun) -> Iterator[Alarm]:
     """A derivative in the loss has a graph."""
-    lost = run.record.usage.lost_terms
+    lost = run.usage.lost_terms
     if len(lost) >= 2:
         yield Alarm(
             "penalty_without_graph",
@@ -240,10 +236,10 @@ def derivatives(run: WatchedRun) -> Iterator[Alarm]:
 
 def copies(run: WatchedRun) -> Iterator[Alarm]:
     """What is copied into a weight is not that weight."""
-    if len(run.record.usage.onto_itself) >= 2:
+    if len(run.usage.onto_itself) >= 2:
         yield Alarm(
             "copied_onto_itself",
-            f"At {len(run.record.usage.onto_itself)} times a weight was overwritten with its own memory, which changes "
+            f"At {len(run.usage.onto_itself)} times a weight was overwritten with its own memory, which changes "
             "nothing: what was kept as a copy shares the memory of the weights. Keep .detach().clone().",
         )
 
@@ -263,10 +259,10 @@ def tied(run: WatchedRun) -> Iterator[Alarm]:
     """Weights that share their memory are one parameter."""
     places: dict[tuple, list[str]] = {}
     for name, p in run.model.named_parameters():
-        if p.layout == torch.strided and p.numel() > 1 and p.data_ptr() and id(p) in run.record.owned:
+        if p.layout == torch.strided and p.numel() > 1 and p.data_ptr() and id(p) in run.owned:
             places.setdefault((p.data_ptr(), *p.shape), []).append(name)
     twice = [names for names in places.values() if len(names) > 1]
-    reached = {name for step in run.record.steps for name, norm in step.norms.items() if norm}
+    reached = {name for step in run.steps for name, norm in step.norms.items() if norm}
     for names in twice:
         if reached.issuperset(names):
             yield Alarm(
@@ -279,11 +275,11 @@ def tied(run: WatchedRun) -> Iterator[Alarm]:
 
 def leftovers(run: WatchedRun) -> Iterator[Alarm]:
     """An accumulation that an epoch's end cuts short leaves nothing to the next epoch."""
-    counts = [len(step.backwards) for step in run.record.steps]
+    counts = [len(step.backwards) for step in run.steps]
     begun = {entry.step for entry in run.around.iterations if 0 < entry.step < len(counts)}
     within = {count for number, count in enumerate(counts) if number not in begun}
     across = {counts[number] for number in begun}
-    if len(begun) < 2 or len(within) != 1 or len(across) != 1 or run.record.others:
+    if len(begun) < 2 or len(within) != 1 or len(across) != 1 or run.others:
         return
     usual, more = within.pop(), across.pop()
     if 1 < usual < more < 2 * usual:
@@ -298,7 +294,7 @@ def one_answer(run: WatchedRun) -> Iterator[Alarm]:
     """Of two batches that a step learns to judge, not all have the same answer."""
     judged: dict[int, set[int]] = {}
     answers = set()
-    for loss in run.record.losses:
+    for loss in run.losses:
         seen = loss.seen
         if loss.function not in LOGISTIC or seen is None or not seen.used or seen.output is None:
             continue
@@ -306,8 +302,8 @@ def one_answer(run: WatchedRun) -> Iterator[Alarm]:
         if same or loss.function is F.binary_cross_entropy:
             judged.setdefault(loss.step, set()).add(id(seen))
             answers |= set(loss.target.unique().tolist())
-    single = [step for step in run.record.steps if len(step.backwards) == 1]
-    both = len(single) == len(run.record.steps) and all(len(passes) >= 2 for passes in judged.values())
+    single = [step for step in run.steps if len(step.backwards) == 1]
+    both = len(single) == len(run.steps) and all(len(passes) >= 2 for passes in judged.values())
     if both and len(judged) >= 5 and len(answers) == 1:
         yield Alarm(
             "one_answer",

@@ -89,57 +89,57 @@ def _partly_training(steps: int) -> tuple[nn.ModuleDict, _Step]:
 
 
 def _judge_names(answer: set, right: set, steps: int) -> None:
-    if answer == right:
-        return
-    if "learns.weight" in answer:
-        raise Wrong(
-            "no_copy",
-            "You list parameters that did change. The optimizer changes them in place: what you kept from before is "
-            "the same tensor.",
-        )
-    if answer - right and all(name.startswith("frozen") for name in answer - right):
-        raise Wrong("frozen_listed", "Parameters that are not trainable are frozen on purpose: leave them out.")
-    if any(name.startswith("rare") for name in answer - right):
-        raise Wrong(
-            "one_step_only", f"'rare' learned in step 3 of {steps}: compare after the last step, and not after one."
-        )
-    if answer - right == {"table.weight"}:
-        raise Wrong(
-            "partly_changed",
-            "One row of 'table' has changed, and you list it. Unchanged is a parameter of which every number is.",
-        )
-    if answer - right and all(name.startswith("slow") for name in answer - right):
-        raise Wrong(
-            "small_changes",
-            "'slow' learns at a rate of 1e-9: it has changed by little, and you list it. As it was means equal.",
-        )
-    if answer - right == {"balanced.weight"}:
-        raise Wrong(
-            "sums_compared", "Each number of 'balanced' has changed, and their sum has not. Compare number by number."
-        )
-    if answer - right == {"mirrored.weight"}:
-        raise Wrong(
-            "sizes_compared",
-            "Each number of 'mirrored' has changed its sign, and none its size. Compare number by number, not a norm.",
-        )
-    if answer - right == {"left_out.scale"}:
-        raise Wrong(
-            "buffer_listed", "'left_out.scale' is a buffer: nobody means to train it. Asked for are parameters."
-        )
-    if right - answer and all(name.startswith("zeroed") for name in right - answer):
-        raise Wrong(
-            "zero_gradients",
-            "'zeroed' is in the optimizer and has a gradient, which is 0 in every step: it never changes. Look at the "
-            "values.",
-        )
-    if right - answer and all(name.startswith("left_out") for name in right - answer):
-        raise Wrong(
-            "gradients_only",
-            "'left_out' has a gradient in every step, and never changes: no optimizer has it. Look at the values.",
-        )
-    raise Wrong(
-        "wrong_names", f"Missing: {sorted(right - answer) or 'none'}. Too many: {sorted(answer - right) or 'none'}."
-    )
+    wrongly, missing = answer - right, right - answer
+    for part, (symptom, hint) in _WRONGLY_LISTED.items():
+        if any(name.startswith(part) for name in wrongly):
+            raise Wrong(symptom, hint.format(steps=steps))
+    for part, (symptom, hint) in _NOT_LISTED.items():
+        if missing and all(name.startswith(part) for name in missing):
+            raise Wrong(symptom, hint)
+    if missing or wrongly:
+        raise Wrong("wrong_names", f"Missing: {sorted(missing) or 'none'}. Too many: {sorted(wrongly) or 'none'}.")
+
+
+_WRONGLY_LISTED = {
+    "learns": (
+        "no_copy",
+        "You list parameters that did change. The optimizer changes them in place: what you kept from before is the "
+        "same tensor.",
+    ),
+    "frozen": ("frozen_listed", "Parameters that are not trainable are frozen on purpose: leave them out."),
+    "rare": ("one_step_only", "'rare' learned in step 3 of {steps}: compare after the last step, and not after one."),
+    "table": (
+        "partly_changed",
+        "One row of 'table' has changed, and you list it. Unchanged is a parameter of which every number is.",
+    ),
+    "slow": (
+        "small_changes",
+        "'slow' learns at a rate of 1e-9: it has changed by little, and you list it. As it was means equal.",
+    ),
+    "balanced": (
+        "sums_compared",
+        "Each number of 'balanced' has changed, and their sum has not. Compare number by number.",
+    ),
+    "mirrored": (
+        "sizes_compared",
+        "Each number of 'mirrored' has changed its sign, and none its size. Compare number by number, not a norm.",
+    ),
+    "left_out.scale": (
+        "buffer_listed",
+        "'left_out.scale' is a buffer: nobody means to train it. Asked for are parameters.",
+    ),
+}
+_NOT_LISTED = {
+    "zeroed": (
+        "zero_gradients",
+        "'zeroed' is in the optimizer and has a gradient, which is 0 in every step: it never changes. Look at the "
+        "values.",
+    ),
+    "left_out": (
+        "gradients_only",
+        "'left_out' has a gradient in every step, and never changes: no optimizer has it. Look at the values.",
+    ),
+}
 
 
 class _MixesRows(nn.Module):
@@ -186,23 +186,23 @@ def mixes_samples(learner: Callable) -> str:
         learner(model.eval(), x)
         if any(module.training for module in model.modules()):
             raise Wrong("mode_left_changed", "The model came in evaluation mode and was left in training mode.")
-    x = x[:11]  # an odd number of samples
-    for mixing in (_MixesRows(), _SumToOne(), _Shifts()):
-        if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), mixing), x)):
-            raise Wrong("mixing_missed", "A model that mixes the samples of a batch was called healthy.")
-    if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), _MixesRows()), x[:4])):
-        raise Wrong(
-            "few_samples",
-            "A model that mixes the samples was found in a batch of 11, and not in one of 4. Is some number of samples "
-            "written down in your function?",
-        )
-    for symptom, which, one in (
-        ("first_sample_only", "last", _OnlyLast()),
-        ("last_sample_only", "first", _OnlyFirst()),
+    few = "A model that mixes the samples was found in a batch of 11, and not in one of 4. Is some number of samples "
+    few += "written down in your function?"
+    for symptom, hint, mixing, samples in (
+        ("mixing_missed", _MISSED, _MixesRows(), 11),  # an odd number of samples
+        ("mixing_missed", _MISSED, _SumToOne(), 11),
+        ("mixing_missed", _MISSED, _Shifts(), 11),
+        ("few_samples", few, _MixesRows(), 4),
+        ("first_sample_only", _ONE.format("last"), _OnlyLast(), 11),
+        ("last_sample_only", _ONE.format("first"), _OnlyFirst(), 11),
     ):
-        if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), one), x)):
-            raise Wrong(symptom, f"In this model only the {which} sample depends on others: compare all of them.")
+        if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), mixing), x[:samples])):
+            raise Wrong(symptom, hint)
     return "Mixed samples are found, wherever they are, and dropout, BatchNorm and rounding are not accused."
+
+
+_MISSED = "A model that mixes the samples of a batch was called healthy."
+_ONE = "In this model only the {} sample depends on others: compare all of them."
 
 
 def _yes_or_no(answer: Any) -> bool:
@@ -259,10 +259,10 @@ def bad_start(learner: Callable) -> str:
         half = torch.cat([scores[:32].softmax(dim=1), scores[32:]])
         positive = scores.abs() + 1
         cases: tuple[tuple[torch.Tensor, list[str], str], ...] = (
-            (0.5 * scores, [], "a fresh model"),
+            (0.5 * scores, [], _FRESH),
             (scores.softmax(dim=1), ["softmax twice"], "probabilities"),
             ((200 * scores).softmax(dim=1), ["softmax twice"], "probabilities, some of them 0"),
-            (scores + large, ["no guess"], "sure and wrong"),
+            (scores + large, ["no guess"], _SURE),
             (half, [], "probabilities in half of the rows"),
             (scores.log_softmax(dim=1), [], "logarithms of probabilities"),
             (1.01 * scores.softmax(dim=1), [], "positive rows that add up to 1.01"),
@@ -285,7 +285,7 @@ def bad_start(learner: Callable) -> str:
 
 _ROWS = torch.tensor([0.5, 1.5]).repeat(32)[:, None]
 _BELOW, _ABOVE = "a loss of 1.4 above log C", "a loss of 1.6 above log C"
-_KNOWS = "a loss near 0"
+_FRESH, _SURE, _KNOWS = "a fresh model", "scores that are sure and wrong", "a loss near 0"
 
 
 def _starting(targets: torch.Tensor, classes: int, above: float) -> torch.Tensor:
@@ -296,49 +296,41 @@ def _starting(targets: torch.Tensor, classes: int, above: float) -> torch.Tensor
 
 def _found_in(answer: Any) -> list[str]:
     names = "softmax twice", "no guess"
-    if isinstance(answer, str) or not isinstance(answer, Iterable):
+    found = None if isinstance(answer, str) or not isinstance(answer, Iterable) else list(answer)
+    if found is None or any(found.count(name) > (name in names) for name in found):
         raise Wrong("wrong_type", f"Return a list with some of {names}, or an empty one. You returned {answer!r}.")
-    found = list(answer)
-    if any(name not in names for name in found):
-        raise Wrong("wrong_type", f"Return a list with some of {names}, or an empty one. You returned {found!r}.")
     return sorted(found)
 
 
 def _judge_start(answer: list, right: list[str], what: str, classes: int) -> None:
     if answer == right:
         return
-    if what == "a fresh model" and "no guess" in answer:
-        raise Wrong(
-            "fresh_accused",
-            f"A new model of {classes} classes is accused: its loss is near log({classes}) = {math.log(classes):.2f}. "
-            f"For {classes} classes the limit is {math.log(classes) + 1.5:.2f}. Which is yours?",
-        )
-    if what in (_BELOW, _ABOVE):
-        raise Wrong(
-            "wrong_limit",
-            f"Of {classes} classes, {what}: you found {answer}, and right is {right}. The limit is 1.5 above the "
-            "natural logarithm of the number of classes, whichever of them occur in the batch.",
-        )
-    if what == _KNOWS and "no guess" in answer:
-        raise Wrong(
-            "below_accused", "The loss is near 0, far below log C, and you found 'no guess'. Above is asked for."
-        )
-    if "softmax twice" in answer and not right:
+    if "softmax twice" in answer and "softmax twice" not in right:
         raise Wrong(
             "half_looked_at",
             f"There are {what}, and you call it a softmax. All rows, none below 0, each adding up to 1.",
         )
-    if right == ["softmax twice"]:
+    if "softmax twice" in right and "softmax twice" not in answer:
         raise Wrong(
             "softmax_missed",
             f"For rows of probabilities over {classes} classes you found {answer}. A probability is 0 or more, and "
             "the sum of a row, as rounded as it is, differs from 1 by less than 0.001.",
         )
-    if right == ["no guess"] and "no guess" in answer:
+    start = f"log({classes}) = {math.log(classes):.2f}"
+    if what == _SURE:
+        raise Wrong("no_guess_missed", f"The loss is far above {start}, and you found {answer}.")
+    if what == _FRESH:
         raise Wrong(
-            "list_kept",
-            f"These scores have been through no softmax, and you found {answer}. Does your list begin empty each time?",
+            "fresh_accused",
+            f"A new model of {classes} classes is accused: its loss is near {start}. For {classes} classes the limit "
+            f"is {math.log(classes) + 1.5:.2f}. Which is yours?",
         )
-    if right == ["no guess"]:
-        raise Wrong("no_guess_missed", f"The loss is far above log({classes}), and you found {answer}.")
-    raise Wrong("wrong_answer", f"For {what} with {classes} classes you found {answer}; right is {right}.")
+    if what == _KNOWS:
+        raise Wrong(
+            "below_accused", "The loss is near 0, far below log C, and you found 'no guess'. Above is asked for."
+        )
+    raise Wrong(
+        "wrong_limit",
+        f"Of {classes} classes, {what}: you found {answer}, and right is {right}. The limit is 1.5 above the natural "
+        "logarithm of the number of classes, whichever of them occur in the batch.",
+    )
