@@ -143,7 +143,10 @@ def test_range_test_accepts(learner):
         (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
         (lambda *arguments: sweep()(*arguments)[::-1], "swapped"),
         (sweep(momentum=0.9), "momentum"),
-        (lambda *given: (lambda rates, losses: (rates, [16 * loss for loss in losses]))(*sweep()(*given)), "sums"),
+        (
+            lambda *given: (lambda rates, losses: (rates, [16 * loss for loss in losses]))(*sweep()(*given)),
+            "wrong_value",
+        ),
         (lambda model, *given: (sweep()(model, *given), model.requires_grad_(False))[0], "frozen"),
         (sweep(training=False), "evaluation"),
         (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),

@@ -173,7 +173,7 @@ def asking_before_the_report(trial, train):
         (nine_at_most, "ended_by_itself", "has 11 epochs, and your trial ended after 9"),
         (lambda trial, train: right(trial, lambda rate: train(0.01)), "other_rate", "and you train with 0.01"),
         (lambda trial, train: right(trial, train) - trial.suggest_int("n", 0, 1), "more_parameters", "also has n."),
-        (reporting_every_second, "not_reported", "You trained 8 epochs, and reported 4 of them"),
+        (reporting_every_second, "not_reported", "You trained 8 epochs, and the pruner has 4 of them"),
     ],
 )
 def test_the_hint_on_an_objective_names_what_was_seen(learner, symptom, words):
@@ -184,7 +184,7 @@ def test_the_hint_on_an_objective_names_what_was_seen(learner, symptom, words):
 
 @pytest.mark.filterwarnings("ignore:The reported value is ignored")
 def test_objective_refuses_one_step_for_all():
-    refused(check.objective(variant(step=1)), "one_step")
+    refused(check.objective(variant(step=1)), "not_reported")
 
 
 # revive
@@ -262,9 +262,9 @@ def mend_failed(study, alive):
         (mends(tell=TrialState.COMPLETE), "left_running"),
         (mends(params=None), "not_again"),
         (mends(states=(TrialState.RUNNING, TrialState.FAIL)), "twice"),
-        (mend_failed, "failed_again"),
+        (mend_failed, "not_dead"),
         (mends(params=lambda params: params | {"width": 5}), "other_settings"),
-        (queued_twice, "count"),
+        (queued_twice, "other_settings"),
         (lambda study, alive: (mend(study, alive), alive.clear()), "inputs_changed"),
         (queues_distributions, "other_settings"),
         (once_per_number, "left_running"),
@@ -392,13 +392,13 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).var(), "no_share"),
         (lambda table, axis: means_of(table, axis).std() / table.std(), "deviation"),
         (lambda table, axis: table.mean(axis=axis).var() / table.var(), "wrong_axis"),
-        (lambda table, axis: np.ptp(means_of(table, axis)) / np.ptp(table), "range"),
+        (lambda table, axis: np.ptp(means_of(table, axis)) / np.ptp(table), "wrong_value"),
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "ddof"),
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(ddof=1), "ddof"),
         (lambda table, axis: 100 * effect(table, axis), "percent"),
         (lambda table, axis: 1 / effect(table, axis), "upside_down"),
-        (lambda table, axis: effect(table, axis) * table.shape[axis] / table.size, "sums"),
-        (lambda table, axis: 1 - effect(table, axis), "the_rest"),
+        (lambda table, axis: effect(table, axis) * table.shape[axis] / table.size, "wrong_value"),
+        (lambda table, axis: 1 - effect(table, axis), "wrong_value"),
         (lambda table, axis: table.reshape(table.shape[axis], -1).mean(axis=1).var() / table.var(), "reshaped"),
         (lambda table, axis: table.var(axis=axis).mean() / table.var(), "total_effect"),
         (

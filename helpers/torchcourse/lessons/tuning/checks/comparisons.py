@@ -141,20 +141,21 @@ def share_found(learner: Callable[..., float]) -> str:
     for given, (shift, second, seeds) in zip(shares, cases, strict=True):
         wanted = clear_share(first, second, seeds, 4000)
         if abs(given - wanted) > 0.07:
+            where = f"{seeds} seeds per side, runs {shift:.1f} points apart: you find it in "
             if 1 > given > wanted and _share(learner, first, first, seeds) == 0:
                 raise Wrong(
                     "tied_draws",
-                    f"{seeds} seeds per side, runs {shift:.1f} points apart: you find it in {given:.0%}, and between "
-                    "two equal sides never. Does one draw serve for both sides? Each draws its own runs.",
+                    f"{where}{given:.0%}, and between two equal sides never. Does one draw serve for both sides? Each "
+                    "draws its own runs.",
                 )
             other_way = _share(learner, second, first, seeds)
             if abs(other_way - wanted) < 0.07:
                 raise Wrong(
                     "one_sided",
-                    f"{seeds} seeds per side, runs {shift:.1f} points apart: you find it in {given:.1%}, and with the "
-                    f"two sides exchanged in {other_way:.1%}. A difference may have either sign.",
+                    f"{where}{given:.1%}, and with the two sides exchanged in {other_way:.1%}. A difference may have "
+                    "either sign.",
                 )
-            _refuse_share(given, wanted, first, second, seeds)
+            _refuse_share(where, given, wanted, first, second, seeds)
     few, wide = np.array([90.0, 91.0, 92.0]), np.array([90.0, 94.0, 98.0])  # 10 of 3 need draws with replacement
     given, wanted = _share(learner, few, wide, 10), clear_share(few, wide, 10, 4000)
     if abs(given - wanted) > 0.07:
@@ -207,52 +208,51 @@ def _state(generator: np.random.Generator) -> tuple[Any, ...]:
     return bits.state, getattr(bits.seed_seq, "n_children_spawned", 0)
 
 
-def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.ndarray, seeds: int) -> None:
+def _refuse_share(where: str, given: float, wanted: float, first: np.ndarray, second: np.ndarray, seeds: int) -> None:
     if given > 1:
         raise Wrong("no_share", f"{given:g} is not a share. A share goes from 0 to 1.")
-    where = f"{seeds} seeds per side, runs {second.mean() - first.mean():.1f} points apart"
     if given in (0.0, 1.0):
-        raise Wrong(
-            "always_the_same",
-            f"{where}: found in {given:.0%} of the repeats. Does each repeat draw again, and each side by itself?",
-        )
-    if abs(given - (1 - wanted)) < 0.03 < abs(wanted - 0.5):
-        raise Wrong(
-            "the_others_counted",
-            f"{where}: {given:.0%} is what {wanted:.0%} leaves. You count the experiments that do not find it.",
-        )
-    if abs(given - clear_share(first, first, seeds, 4000)) < 0.02:
-        raise Wrong(
-            "no_difference",
-            f"{where}: you find it in {given:.0%}, as often as between two equal sides. Does each side draw from its "
-            "own runs?",
-        )
+        raise Wrong("always_the_same", f"{where}{given:.0%}. Does each repeat draw again, and each side by itself?")
     generator = np.random.default_rng(1)
     draws = [generator.choice(side, (4000, seeds)) for side in (first, second)]
     gaps = draws[1].mean(axis=1) - draws[0].mean(axis=1)
-    one = draws[0].std(axis=1, ddof=1) / math.sqrt(seeds)
-    if abs(given - np.mean(gaps > 0)) < 0.05:
-        raise Wrong("sign", f"{where}: you count {given:.0%}, as often as one mean is merely above the other.")
-    errors = np.hypot(one, draws[1].std(axis=1, ddof=1) / math.sqrt(seeds))
-    for factor in (t95(2 * seeds), t95(2 * seeds - 1), t95(seeds), t95(seeds - 1), 1.96):
-        if abs(given - np.mean(abs(gaps) > factor * errors)) < 0.02:
-            raise Wrong(
+    one, two = (draw.std(axis=1, ddof=1) / math.sqrt(seeds) for draw in draws)
+    both, t = np.hypot(one, two), t95(2 * seeds - 2)
+    for symptom, share, near, hint in (
+        ("the_others_counted", 1 - wanted, 0.03, "as many as do not find it. Which of the two do you count?"),
+        (
+            "no_difference",
+            clear_share(first, first, seeds, 4000),
+            0.02,
+            "as often as between two equal sides. Does each side draw from its own runs?",
+        ),
+        ("sign", np.mean(gaps > 0), 0.05, "as often as one mean is merely above the other."),
+        *(
+            (
                 "other_factor",
-                f"{where}: you find it in {given:.0%}, as often as where an interval ends {factor:.2f} standard errors "
-                f"from the middle. With {seeds} seeds it is t95({2 * seeds - 2}) = {t95(2 * seeds - 2):.2f}.",
+                np.mean(abs(gaps) > factor * both),
+                0.02,
+                f"as often as where an interval ends {factor:.2f} standard errors from the middle. With {seeds} seeds "
+                f"it is t95({2 * seeds - 2}) = {t:.2f}.",
             )
-    if abs(given - np.mean(abs(gaps) > t95(2 * seeds - 2) * errors * math.sqrt(1 - 1 / seeds))) < 0.02:
-        raise Wrong(
+            for factor in (t95(2 * seeds), t95(2 * seeds - 1), t95(seeds), t95(seeds - 1), 1.96)
+        ),
+        (
             "ddof",
-            f"{where}: you find it in {given:.0%}, as often as with deviations that divide by n. Those of a sample "
-            "divide by n − 1.",
-        )
-    if abs(given - np.mean(abs(gaps) > t95(2 * seeds - 2) * one)) < 0.05:
-        raise Wrong(
+            np.mean(abs(gaps) > t * both * math.sqrt(1 - 1 / seeds)),
+            0.02,
+            "as often as with deviations that divide by n. Those of a sample divide by n − 1.",
+        ),
+        (
             "one_error",
-            f"{where}: you find it in {given:.0%}, as often as with the error of one mean. Both means are uncertain.",
-        )
+            np.mean(abs(gaps) > t * one),
+            0.05,
+            "as often as with the error of one mean. Both means are uncertain.",
+        ),
+    ):
+        if abs(given - share) < near:
+            raise Wrong(symptom, f"{where}{given:.0%}, {hint}")
     raise Wrong(
         "too_rarely" if given < wanted else "too_often",
-        f"{where}: you find it in {given:.0%}, and it should be {wanted:.0%}. How wide is the interval?",
+        f"{where}{given:.0%}, and it should be {wanted:.0%}. How wide is the interval?",
     )

@@ -1,6 +1,7 @@
 """The check of lesson 03's exercise 3 of notebook 1: which trial ASHA lets go on."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torchcourse.checks import Wrong, check
@@ -33,6 +34,16 @@ def promotion(learner: Promotion) -> str:
     return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain.in_points()}."
 
 
+def _judge_decisions(learner: Promotion) -> None:
+    for case in _CASES:
+        rungs = [*case.rungs, *({} for _ in range(3 - len(case.rungs)))]
+        gone = [*case.gone, *(set[int]() for _ in range(len(rungs) - len(case.gone)))]
+        given = _decision(learner, rungs, gone)
+        if not same(given, case.right):
+            refuse_known(given, case.known)
+            raise Wrong(case.symptom, f"{case.hint} You return {given!r}.")
+
+
 def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[int]]) -> Any:
     values, promoted = [dict(rung) for rung in rungs], [set(rung) for rung in gone]
     given = learner(values, promoted)
@@ -46,30 +57,29 @@ def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[
     return given
 
 
-def _judge_decisions(learner: Promotion) -> None:
-    for rungs, gone, right, symptom, hint, known in _DECISIONS:
-        given = _decision(learner, rungs, gone)
-        if not same(given, right):
-            refuse_known(given, known)
-            raise Wrong(symptom, f"{hint} You return {given!r}.")
+@dataclass(frozen=True)
+class _Case:
+    """What is at each rung, who has gone on from it, the right decision, and how each other one is refused.
+
+    Rungs that are left out, of three, are empty; nobody has gone on from them.
+    """
+
+    rungs: list[dict[int, float]]
+    gone: list[set[int]]
+    right: tuple[int, int] | None
+    symptom: str
+    hint: str
+    known: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
 
 _LOW = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1, 6: 0.3}
 _MIDDLE, _LAST = {2: 0.91, 3: 0.95, 4: 0.2}, {2: 0.91, 3: 0.95, 4: 0.97}
-_NOBODY: set[int] = set()
 
-_DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, dict[str, tuple[Any, str]]]] = [
-    (
-        [{0: 0.5, 1: 0.4}, {}, {}],
-        [_NOBODY] * 3,
-        None,
-        "too_early",
-        "Two trials at a rung, and one is promoted: a third of two is nobody yet.",
-        {},
-    ),
-    (
-        [_LOW, {}, {}],
-        [_NOBODY] * 3,
+_CASES = [
+    _Case([{0: 0.5, 1: 0.4}], [], None, "too_early", "Two trials at a rung: a third of two is nobody yet."),
+    _Case(
+        [_LOW],
+        [],
         (2, 0),
         "not_the_best",
         "Trial 2 has earned it, from the rung 0: (2, 0).",
@@ -78,41 +88,38 @@ _DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, di
             "worst": ((5, 0), "Trial 5 is promoted, and it has the lowest value of all."),
         },
     ),
-    (
-        [{0: 0.8, 1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3, 5: 0.4}, {}, {}],
-        [_NOBODY] * 3,
+    _Case(
+        [{0: 0.8, 1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3, 5: 0.4}],
+        [],
         (1, 0),
         "not_the_best",
         "Trials 0 and 1 have earned it, with 0.8 and 0.9. The best one goes first: (1, 0).",
-        {},
     ),
-    (
-        [_LOW, {}, {}],
-        [{2}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW],
+        [{2}],
         (3, 0),
         "one_only",
         "A third of seven is two, and trial 3 is the second.",
         {"twice": ((2, 0), "Trial 2 is promoted a second time from the same rung.")},
     ),
-    (
-        [_LOW, {}, {}],
-        [{1, 6}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW],
+        [{1, 6}],
         (2, 0),
         "places_taken",
         "Trials 1 and 6 went on early and are not in the best third any more. That takes nothing from trial 2: (2, 0).",
-        {},
     ),
-    (
-        [_LOW, {}, {}],
-        [{2, 3}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW],
+        [{2, 3}],
         None,
         "remaining",
         "Trials 2 and 3 are the third of seven, and have gone on; nobody else is among them.",
-        {},
     ),
-    (
-        [_LOW, _MIDDLE, {}],
-        [{2}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW, _MIDDLE],
+        [{2}],
         (3, 1),
         "middle",
         "Trial 3 has earned it at the rung 1: (3, 1).",
@@ -123,47 +130,40 @@ _DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, di
             )
         },
     ),
-    (
-        [_LOW, {2: 0.91}, {}],
-        [{2}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW, {2: 0.91}],
+        [{2}],
         (3, 0),
         "looks_no_further",
         "At the rung 1 is one trial, and nobody goes on from there yet. At the rung 0 trial 3 has earned it: (3, 0).",
-        {},
     ),
-    (
-        [_LOW, _MIDDLE, {}],
-        [{2, 3}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW, _MIDDLE],
+        [{2, 3}],
         (3, 1),
         "went_on_before",
         "Trial 3 has gone on from the rung 0, and has earned it at the rung 1 as well: (3, 1).",
-        {},
     ),
-    (
-        [_LOW | {2: 0.97}, _MIDDLE, {}],
-        [{3}, _NOBODY, _NOBODY],
+    _Case(
+        [_LOW | {2: 0.97}, _MIDDLE],
+        [{3}],
         (3, 1),
         "highest_value",
         "Trial 2 has 0.97 at the rung 0, trial 3 has 0.95 at the rung 1. The highest rung goes first, whatever the "
         "values: (3, 1).",
-        {},
     ),
-    (
+    _Case(
         [_LOW, _MIDDLE, _LAST],
-        [{2, 3}, {3}, _NOBODY],
+        [{2, 3}, {3}],
         None,
         "last_rung",
         "The last rung is the end, nobody goes on from there.",
-        {},
     ),
-    (
+    _Case(
         [_LOW, _MIDDLE, _LAST, {}],
-        [{2, 3}, {3}, _NOBODY, _NOBODY],
+        [{2, 3}, {3}],
         (4, 2),
         "four_rungs",
         "Here are four rungs, and trial 4 has earned it at the rung 2: (4, 2). Count the rungs that you are given.",
-        {},
     ),
 ]
-"""What is at each rung, who has gone on from it, the right decision, the symptom and the hint of all others, and known
-mistakes."""

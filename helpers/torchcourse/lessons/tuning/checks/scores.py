@@ -124,17 +124,10 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
             "variance of the means.",
         ),
         "upside_down": (1 / right, "Your share is upside down: the variance of the whole table goes below the line."),
-        "the_rest": (1 - right, "That is what this axis leaves: 1 minus its share."),
-        "sums": (
-            right * len(means) / table.size,
-            f"You divide sums of squares, one over {len(means)} means, the other over {table.size} values. Variances "
-            "are means of squares.",
-        ),
         "reshaped": (
             table.reshape(len(means), -1).mean(axis=1).var() / table.var(),
             "`reshape` does not move an axis to the front: each of your rows mixes several values of this axis.",
         ),
-        "range": (np.ptp(means) / np.ptp(table), "Ranges grow with the number of values. Use variances."),
     }
     refuse_known(given, known, tolerance=1e-6)
     raise Wrong("wrong_value", f"For axis {axis} of a table of the shape {table.shape} the share is not {given:.4f}.")

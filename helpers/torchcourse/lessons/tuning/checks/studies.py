@@ -130,12 +130,12 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any, whole: 
         raise Wrong("no_report", f"{epochs}, and the pruner heard of none of them.")
     if len(seen) > whole:
         raise Wrong("trained_twice", f"{epochs} in one trial. A training run has {whole}: call `train` once.")
-    if value is not None and len(reported) == 1 < len(seen):
-        raise Wrong(
-            "one_step", f"{epochs}, but all are reported as the same step, or only one. It is report(value, step)."
-        )
     if value is not None and len(seen) > len(reported):
-        raise Wrong("not_reported", f"{epochs}, and reported {len(reported)} of them. The pruner needs each.")
+        raise Wrong(
+            "not_reported",
+            f"{epochs}, and the pruner has {len(reported)} of them. It needs each, with a step of its own: "
+            "report(value, step).",
+        )
     if value is None and len(seen) > len(reported):
         raise Wrong(
             "trained_already",
@@ -227,18 +227,18 @@ def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> 
         if trial.state == TrialState.WAITING and not all(isinstance(value, int | float) for value in queued.values()):
             raise Wrong("other_settings", f"What waits in the queue is {queued}: no setting. A trial has its `params`.")
     asked = [_suggest(study.ask()) for _ in range(_waiting(study))]
-    if settings[5] in asked:
-        raise Wrong("failed_again", "Trial 5 had failed by itself, with an error, and now it waits to fail again.")
-    if any(settings[place] in asked for place in (3, 6)):
-        raise Wrong("living_again", "A trial that a worker is still training waits to be run a second time.")
+    if again := [place for place, setting in enumerate(settings) if setting in asked and place not in dead]:
+        raise Wrong(
+            "not_dead",
+            f"Trial {again[0]} waits to be run again, and no worker of it had died: it is still trained, or it had "
+            "ended by itself.",
+        )
     wanted = sorted(str(settings[place]) for place in dead)
-    if set(map(str, asked)) == set(wanted) and len(asked) > len(dead):
-        raise Wrong("count", f"{len(asked)} trials wait, for {len(dead)} dead ones: queue each setting once.")
     if sorted(map(str, asked)) != wanted:
         raise Wrong(
             "other_settings",
-            f"There were {counted(len(dead), 'dead trial')}, and {len(asked)} in the queue now. The settings are not "
-            "the same ones.",
+            f"There were {counted(len(dead), 'dead trial')}, and {len(asked)} in the queue now: {asked}. Queue the "
+            "settings of each dead trial once.",
         )
 
 
