@@ -164,6 +164,14 @@ def test_what_draws_is_folded_away(path):
             assert not drawing, cell.source
 
 
+@pytest.mark.parametrize("path", RELEASES, ids=name)
+@pytest.mark.parametrize("heading", [r"### Exercise (\d+) · ", r"## (\d+) · "])
+def test_sections_and_exercises_are_numbered_one_by_one(path, heading):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    numbers = [int(number) for number in re.findall(rf"(?m)^{heading}", text)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_grade_ids_are_unique_in_a_lesson(lesson):
     notebooks = [solution(path) for path in RELEASES if path.parent.name == lesson]
