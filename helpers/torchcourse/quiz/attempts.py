@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from torchcourse import journal
+from torchcourse.quiz import texts
 from torchcourse.quiz.questions import Bank, Question
 from torchcourse.quiz.verdict import Verdict, judge, judge_open
 
@@ -66,6 +67,18 @@ class Attempt:
             if place == ("quiz", self.lesson, name) and entry.get("answer") is not None:
                 return entry
         return None
+
+    def heading(self, past: str = "") -> str:
+        """Return the line above the question: where it is from, what kind of answer it takes, what was before.
+
+        The lesson's title stands where the question has no number, that is outside its quiz.
+        """
+        question = self.question
+        parts = [texts.say("question", number=self.number)] if self.number else [str(self.title)]
+        parts.append(texts.say(f"kind_{question.kind}"))
+        if self.number:
+            parts.append(texts.say("point" if question.points == 1 else "points", points=question.points))
+        return " · ".join([*parts, past] if past else parts)
 
     def note(self) -> str:
         """Return what is said below an answer that was given, besides the verdict; nothing for most questions."""

@@ -11,6 +11,7 @@ reported at once, each in one sentence with the question and the field.
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -130,24 +131,18 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 def _fault(raw: dict[str, Any], error: ErrorDetails) -> str:
     """Turn one of pydantic's errors into a sentence that names the question and the field."""
-    question: str | None = None
-    fields: list[str] = []
+    question, steps = "", list(error["loc"])
     node: Any = raw
-    steps = iter(error["loc"])
-    for step in steps:
-        within = fields[-1] if fields else ""
-        try:
-            node = node[step]
-        except (KeyError, IndexError, TypeError):
-            node = None
-        if isinstance(step, str):
-            fields.append(step)
-        elif within in ("questions", "variants"):
-            name = node.get("id") if isinstance(node, dict) else None
-            question, fields = name or f"number {step + 1} of the {within}", []
-            next(steps, None)  # pydantic names the kind of the question here, which is no field
-        else:
-            fields.append(LETTERS[step] if within in ("choices", "items") and step < len(LETTERS) else str(step + 1))
+    while len(steps) > 1 and steps[0] in ("questions", "variants"):
+        within, place = steps[0], int(steps[1])
+        node = node[within][place]
+        name = node.get("id") if isinstance(node, dict) else None
+        question = name or f"number {place + 1} of the {within}"
+        steps = steps[3:]  # behind the place pydantic names the kind of the question, which is no field
+    fields = [
+        step if isinstance(step, str) else LETTERS[step] if within in ("choices", "items") else str(step + 1)
+        for within, step in itertools.pairwise(["", *steps])
+    ]
     where = [f"question {question}"] if question else []
     where += [f"field {', '.join(fields)}"] if fields else []
     return f"{', '.join(where) or 'the whole'}: {_sentence(error)}"

@@ -115,8 +115,7 @@ class Card(Attempt):
         return typed.get(self.question.kind, '"A"')
 
     def __repr__(self) -> str:
-        past = render.past(self.question, self.last())
-        head = render.heading(self.title, self.question, self.number, past)
+        head = self.heading(render.past(self.question, self.last()))
         return render.plain_text(self.question, head, texts.say("by_code", how=self._line()))
 
     def _repr_html_(self) -> str:
@@ -125,9 +124,8 @@ class Card(Attempt):
         told, past = "", render.past(self.question, self.last())
         if last and last.get("form") == self.question.kind:
             told, past = render.told_html(self.question, last, fresh=journal.when(last) >= self.begun), ""
-        head = render.heading(self.title, self.question, self.number, past)
         how = texts.say("by_code", how=f"<code>{html.escape(self._line())}</code>")
-        return render.static_html(self.question, head, how, told)
+        return render.static_html(self.question, self.heading(past), how, told)
 
     def _ipython_display_(self) -> None:
         self.renew = live.show(self.widget, self._repr_html_(), repr(self))

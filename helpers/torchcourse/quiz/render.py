@@ -146,17 +146,6 @@ def unit_html(question: Question) -> str:
     return f'<span class="tc-meta">{markup.to_inline(str(unit))}</span>' if unit else ""
 
 
-def heading(title: Text, question: Question, number: int | None, past: str = "") -> str:
-    """Return the line above a question: where it is from, what kind of answer it takes, what was before.
-
-    `title` is the lesson's, shown where the question has no number, that is outside its quiz.
-    """
-    parts = [texts.say("question", number=number) if number else str(title), texts.say(f"kind_{question.kind}")]
-    if number:
-        parts.append(texts.say("point" if question.points == 1 else "points", points=question.points))
-    return " · ".join([*parts, past] if past else parts)
-
-
 def past(question: Question, last: Entry | None) -> str:
     """Return when the question or a variant of it was answered last, and how that came out.
 

@@ -99,7 +99,7 @@ class CardForm(Form):
 
     def draw(self) -> dict[str, str]:
         card, question = self.card, self.question
-        head = render.heading(card.title, question, card.number, render.past(question, self.last))
+        head = card.heading(render.past(question, self.last))
         answer, sure, trouble = self._given()
         sureness = [(str(each), render.said(f"sure_{each}")) for each in SURE]
         able = answer is not None and sure is not None and self.checked != (answer, sure)

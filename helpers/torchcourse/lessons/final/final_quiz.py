@@ -4,7 +4,7 @@
     final_result()                           # how the last try went, and what it was before
     final_elsewhere(5, 10, day="2023-09-14")  # an exam taken elsewhere, to compare with
 
-The first answer to each question counts. What is drawn and how it went are lines of the journal.
+The first answer to each question counts. What is drawn, and each answer, is a line of the journal.
 """
 
 import os
@@ -79,7 +79,7 @@ def final_elsewhere(right: int, total: int, day: str | date) -> Deck:
 
 
 class FinalCard(Card):
-    """A card of a final: its first answer counts, and the answer that completes the final writes the result down."""
+    """A card of a final: its first answer counts."""
 
     after_wrong = "first_counts"
 
@@ -91,22 +91,10 @@ class FinalCard(Card):
         place = {language: say("final_place", language, number=number, total=sitting.total) for language in LANGUAGES}
         self.title = Text(**{language: f"{place[language]} · {self.title[language]}" for language in LANGUAGES})
 
-    def check(self, answer: str | float, sure: int | None) -> Any:
-        verdict = super().check(answer, sure)
-        sitting = self._sitting()
-        done = [entry for entry in journal.read() if entry["kind"] == "final" and entry.get("state") == "done"]
-        if not sitting.waiting and self.name not in [entry.get("final") for entry in done]:
-            result = {"right": sitting.right, "total": sitting.total, "seconds": sitting.seconds}
-            journal.record("final", state="done", final=self.name, **result)
-        return verdict
-
     def note(self) -> str:
-        waiting = len(self._sitting().waiting)
+        [sitting] = [each for each in sittings(journal.read()) if each.name == self.name]
+        waiting = len(sitting.waiting)
         return say("final_left" if waiting else "final_all_answered", count=waiting)
-
-    def _sitting(self) -> Sitting:
-        """Return the final of this card as it is now."""
-        return next(each for each in sittings(journal.read()) if each.name == self.name)
 
     def _ipython_display_(self) -> None:
         if self.counted is None:
@@ -118,10 +106,9 @@ class FinalCard(Card):
 
     def _counted_html(self, counted: Entry) -> str:
         """Return the question with the answer that counts; the explanation is folded on a later day."""
-        head = render.heading(self.title, self.question, self.number)
         fresh = journal.when(counted).date() == self.begun.date()
         told = render.told_html(self.question, counted, fresh=fresh)
-        return render.static_html(self.question, head, say("final_counted"), told)
+        return render.static_html(self.question, self.heading(), say("final_counted"), told)
 
     def _names(self) -> dict[str, str]:
         return super()._names() | {"final": self.name}
