@@ -150,8 +150,8 @@ def _add_cells(book: Gradebook, submission: SubmittedAssignment) -> None:
     rows = [({"cell_id": cell, "notebook_id": own[notebook]["id"]}, kind) for cell, notebook, kind in cells]
     for table, entries in (
         (SubmittedNotebook, [one | {"assignment_id": submission.id} for one in own.values()]),
-        (Grade, [row for row, kind in rows if kind in ("GradeCell", "TaskCell")]),
-        (Comment, [row for row, kind in rows if kind in ("SolutionCell", "TaskCell")]),
+        (Grade, [row for row, kind in rows if kind == "GradeCell"]),
+        (Comment, [row for row, kind in rows if kind == "SolutionCell"]),
     ):
         if entries:
             book.db.execute(insert(table), entries)

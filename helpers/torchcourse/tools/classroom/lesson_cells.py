@@ -6,15 +6,25 @@ nbgrader's own steps ask the gradebook for each cell by itself, and commit after
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 from nbformat.notebooknode import NotebookNode
 from nbgrader import utils
-from nbgrader.api import Gradebook, GradeCell, MissingEntry, Notebook, SolutionCell, SourceCell, TaskCell
+from nbgrader.api import Gradebook, GradeCell, MissingEntry, Notebook, SolutionCell, SourceCell
 from nbgrader.preprocessors import SaveCells
 
-_SOURCE = ("cell_type", "locked", "source", "checksum")
+
+@dataclass(frozen=True)
+class Role:
+    """What the gradebook holds of a cell. The course has no cells of nbgrader's kind "task"."""
+
+    name: str
+    cell_type: str
+    locked: bool
+    source: str
+    checksum: str | None
+    max_score: float | None
+    """None for a cell that is not graded."""
+    is_solution: bool
 
 
 class LessonCells:
@@ -25,41 +35,30 @@ class LessonCells:
 
     def __init__(self, book: Gradebook, notebook: str, lesson: str) -> None:
         found = book.find_notebook(notebook, lesson)
+        points = {cell.name: cell.max_score for cell in found.grade_cells}
+        solutions = {cell.name for cell in found.solution_cells}
         self.kernelspec = found.kernelspec
-        self.source_cells = [_plain(cell, "name", *_SOURCE) for cell in found.source_cells]
-        self.grade_cells = [_plain(cell, "name", "max_score", "cell_type") for cell in found.grade_cells]
-        self.solution_cells = [_plain(cell, "name") for cell in found.solution_cells]
-        self.task_cells = [_plain(cell, "name", "max_score", "cell_type") for cell in found.task_cells]
-        self.sources = {cell.name: cell for cell in self.source_cells}
-        self.points = {cell.name: cell.max_score for cell in self.grade_cells}
-        self.solutions = {cell.name for cell in self.solution_cells}
-        self._graded = {cell.name: cell for cell in [*self.task_cells, *self.grade_cells]}
-
-    def roles(self) -> "dict[str, _Role]":
-        """Return what the gradebook holds of each cell."""
-        tasks = {cell.name: cell.max_score for cell in self.task_cells}
-        return {
-            name: _Role(
-                **{part: getattr(source, part) for part in _SOURCE},
-                points=self.points.get(name),
-                task_points=tasks.get(name),
-                is_solution=name in self.solutions,
+        self.roles = {
+            cell.name: Role(
+                *(cell.name, cell.cell_type, cell.locked, cell.source, cell.checksum),
+                points.get(cell.name),
+                cell.name in solutions,
             )
-            for name, source in self.sources.items()
+            for cell in found.source_cells
         }
 
-    def find_notebook(self, *_place: str) -> "LessonCells":
-        return self
-
-    def find_source_cell(self, name: str, *_place: str) -> SimpleNamespace:
-        if name not in self.sources:
+    def find_source_cell(self, name: str, *_place: str) -> Role:
+        if name not in self.roles:
             raise MissingEntry(f"No such source cell: {name}")
-        return self.sources[name]
+        return self.roles[name]
 
-    def find_graded_cell(self, name: str, *_place: str) -> SimpleNamespace:
-        if name not in self._graded:
+    def find_graded_cell(self, name: str, *_place: str) -> Role:
+        if name not in self.graded():
             raise MissingEntry(f"No such graded cell: {name}")
-        return self._graded[name]
+        return self.roles[name]
+
+    def graded(self) -> list[str]:
+        return [name for name, role in self.roles.items() if role.max_score is not None]
 
 
 class KnownCells:
@@ -96,50 +95,29 @@ class SaveCellsAtOnce(SaveCells):
                 book.db.add(_with_cells(notebook, roles))
                 book.db.commit()
                 return nb, resources
-        if (known.kernelspec, known.roles()) == (kernelspec, roles):
+        if (known.kernelspec, known.roles) == (kernelspec, roles):
             return nb, resources
         return super().preprocess(nb, resources)
 
 
-@dataclass(frozen=True)
-class _Role:
-    """What the gradebook holds of a cell."""
-
-    cell_type: str
-    locked: bool
-    source: str
-    checksum: str | None
-    points: float | None
-    task_points: float | None
-    is_solution: bool
-
-
-def _roles(notebook: NotebookNode) -> dict[str, _Role]:
+def _roles(notebook: NotebookNode) -> dict[str, Role]:
     """Return what the gradebook is to hold of a notebook's cells, by their names."""
     roles = {}
     for cell in notebook.cells:
-        grade, solution, task = utils.is_grade(cell), utils.is_solution(cell), utils.is_task(cell)
-        if grade or solution or task or utils.is_locked(cell):
+        grade, solution, locked = utils.is_grade(cell), utils.is_solution(cell), utils.is_locked(cell)
+        if grade or solution or locked:
             own = cell.metadata.nbgrader
-            points = float(own["points"]) if grade or task else None
-            text = cell.cell_type, utils.is_locked(cell), cell.source, own.get("checksum")
-            roles[own["grade_id"]] = _Role(*text, points if grade else None, points if task else None, solution)
+            text = own["grade_id"], cell.cell_type, locked, cell.source, own.get("checksum")
+            roles[own["grade_id"]] = Role(*text, float(own["points"]) if grade else None, solution)
     return roles
 
 
-def _with_cells(notebook: Notebook, roles: Mapping[str, _Role]) -> Notebook:
+def _with_cells(notebook: Notebook, roles: Mapping[str, Role]) -> Notebook:
     for name, role in roles.items():
-        text = {part: getattr(role, part) for part in _SOURCE}
+        text = {part: getattr(role, part) for part in ("cell_type", "locked", "source", "checksum")}
         SourceCell(name=name, notebook=notebook, **text)
-        if role.points is not None:
-            GradeCell(name=name, notebook=notebook, max_score=role.points, cell_type=role.cell_type)
-        if role.task_points is not None:
-            TaskCell(name=name, notebook=notebook, max_score=role.task_points, cell_type=role.cell_type)
+        if role.max_score is not None:
+            GradeCell(name=name, notebook=notebook, max_score=role.max_score, cell_type=role.cell_type)
         if role.is_solution:
             SolutionCell(name=name, notebook=notebook)
     return notebook
-
-
-def _plain(cell: Any, *names: str) -> SimpleNamespace:
-    """Return a copy that outlives the session in which a cell was read."""
-    return SimpleNamespace(**{name: getattr(cell, name) for name in names})

@@ -13,12 +13,12 @@ from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES, ALLOWED_TAGS, S
 from nbformat.notebooknode import NotebookNode, from_dict
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 from nbgrader import utils
-from nbgrader.api import Gradebook, SourceCell
+from nbgrader.api import Gradebook
 from nbgrader.preprocessors import Execute, GetGrades, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
 from traitlets import Bool, Dict, List
 
 from torchcourse.tools.classroom import execution, gradebook, per_student, staging
-from torchcourse.tools.classroom.lesson_cells import KnownCells
+from torchcourse.tools.classroom.lesson_cells import KnownCells, Role
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.classroom.text_cache import remembered
 
@@ -60,11 +60,11 @@ class RecoverMetadata(NbGraderPreprocessor):
         self._known_cells = KnownCells()
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        known = self._known_cells.of(resources["nbgrader"])
+        roles = self._known_cells.of(resources["nbgrader"]).roles
         for cell in nb.cells:
             name = cell.metadata["nbgrader"].get("grade_id") if "nbgrader" in cell.metadata else cell.get("id")
-            if name in known.sources:
-                cell.metadata["nbgrader"] = _role(known.sources[name], known.points, known.solutions)
+            if name in roles:
+                cell.metadata["nbgrader"] = _as_metadata(roles[name])
         return nb, resources
 
 
@@ -88,7 +88,6 @@ class RestoreCells(OverwriteCells):
         nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
         if self.add_missing_cells:
             nb, resources = self.add_missing_grade_cells(nb, resources)
-            nb, resources = self.add_missing_task_cells(nb, resources)
         return nb, resources
 
     def preprocess_cell(self, cell: NotebookNode, resources: dict, cell_index: int) -> tuple[NotebookNode, dict]:
@@ -98,16 +97,17 @@ class RestoreCells(OverwriteCells):
         return cell, resources
 
     def add_missing_grade_cells(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        sources, points, solutions = self.gradebook.sources, self.gradebook.points, self.gradebook.solutions
-        order = list(sources)
-        missing = points.keys() - {cell.metadata["nbgrader"]["grade_id"] for cell in nb.cells if _is_marked(cell)}
+        roles, order = self.gradebook.roles, list(self.gradebook.roles)
+        marked = {cell.metadata["nbgrader"]["grade_id"] for cell in nb.cells if _is_marked(cell)}
+        missing = set(self.gradebook.graded()) - marked
         for number, name in enumerate(order):
             if name not in missing:
                 continue
             there = {
                 cell.metadata["nbgrader"]["grade_id"]: place for place, cell in enumerate(nb.cells) if _is_marked(cell)
             }
-            cell = from_dict(self.missing_cell_transform(sources[name], points[name], is_solution=name in solutions))
+            role = roles[name]
+            cell = from_dict(self.missing_cell_transform(role, role.max_score, is_solution=role.is_solution))
             cell.id = f"{name}-again" if name in {cell.get("id") for cell in nb.cells} else name
             before, later = order[max(0, number - 1) : number], order[number + 1 :]
             places = [there[one] + 1 for one in before if one in there] + [there[one] for one in later if one in there]
@@ -312,13 +312,13 @@ def _safe_address(address: str) -> str:
     return address if scheme is None or scheme[0].lower() in ("http:", "https:", "mailto:") else "#"
 
 
-def _role(source: SourceCell, points: dict[str, float], solutions: set[str]) -> NotebookNode:
-    role = NotebookNode(grade_id=source.name, schema_version=3, cell_type=source.cell_type, task=False)
-    role.locked, role.checksum = source.locked, source.checksum
-    role.grade, role.solution = source.name in points, source.name in solutions
-    if role.grade:
-        role.points = points[source.name]
-    return role
+def _as_metadata(role: Role) -> NotebookNode:
+    parts = NotebookNode(grade_id=role.name, schema_version=3, cell_type=role.cell_type, task=False)
+    parts.locked, parts.checksum, parts.solution = role.locked, role.checksum, role.is_solution
+    parts.grade = role.max_score is not None
+    if parts.grade:
+        parts.points = role.max_score
+    return parts
 
 
 def _clamped(text: str, points: float) -> float:

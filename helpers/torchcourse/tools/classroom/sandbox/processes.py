@@ -118,16 +118,17 @@ _trees = weakref.WeakKeyDictionary[psutil.Process, _Tree]()
 
 def killed_for_memory() -> int:
     """Return how many processes this machine has ended since it started, for want of memory."""
-    with contextlib.suppress(OSError):
-        found = re.search(rb"^oom_kill (\d+)", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
-        return int(found[1]) if found else 0
-    return 0
+    return _counted("vmstat", rb"^oom_kill (\d+)")
 
 
 def _begun() -> int:
     """Return how many processes and threads were begun on this machine since it started; 0 if it does not tell."""
+    return _counted("stat", rb"^processes (\d+)")
+
+
+def _counted(file: str, line: bytes) -> int:
     with contextlib.suppress(OSError):
-        found = re.search(rb"^processes (\d+)", Path("/proc/stat").read_bytes(), re.MULTILINE)
+        found = re.search(line, Path("/proc", file).read_bytes(), re.MULTILINE)
         return int(found[1]) if found else 0
     return 0
 
