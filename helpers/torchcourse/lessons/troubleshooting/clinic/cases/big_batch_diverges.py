@@ -44,10 +44,9 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new(height=2.8)
     axis.bar(list(norms), values)
     axis.set(xlabel="the same 160 samples, as batches × samples", ylabel="norm of the first step's gradient")
-    axis.set_title(f"The same samples, the same weights: a gradient of {values[0]:.2f} to {values[-1]:.2f}")
-    figures.show(
-        figure, f"Gradient norms by way of cutting: { {name: round(value, 2) for name, value in norms.items()} }."
-    )
+    finding = f"The same samples, the same weights: a gradient of {values[0]:.2f} to {values[-1]:.2f}"
+    axis.set_title(finding)
+    figures.show(figure, f"{finding}, by way of cutting: { {name: round(value, 2) for name, value in norms.items()} }.")
 
 
 def judge(program: Program, seed: int) -> str:

@@ -1,6 +1,7 @@
 """Patient: each rank decides by its own validation loss when to stop, and the others wait for it in a collective."""
 
 import contextlib
+import functools
 import io
 import re
 import unittest.mock
@@ -106,6 +107,7 @@ class Expected:
         return _first(_stale(losses), self.patience)
 
 
+@functools.cache  # it may take a second, and a check is run more than once
 def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
     """Return data, and a patience, with which the ranks would part, and stop before the last epoch."""
     for attempt in range(40):

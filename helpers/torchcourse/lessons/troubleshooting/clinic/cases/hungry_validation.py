@@ -18,7 +18,6 @@ from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
-from torchcourse.units import format_bytes
 
 
 def evidence(program: Program) -> None:
@@ -33,13 +32,10 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new()
     axis.plot(total, drawstyle="steps-post")
     axis.set(xlabel="storages made and freed, in order", ylabel="memory alive (MiB)")
-    axis.set_title(
-        f"Validation: {max(total):.1f} MiB at the peak, {len(kept)} of {len(peak)} tensors kept by the graph"
-    )
-    figures.show(figure, f"Memory during a validation of two batches; peak {max(total):.1f} MiB.")
-    for allocation in peak[:5]:
-        size, shape = format_bytes(allocation.bytes), list(allocation.shape)
-        print(f"{size:>9}  {shape}  made by {allocation.op}, {allocation.kind}")
+    finding = f"Validation: {max(total):.1f} MiB at the peak, {len(kept)} of {len(peak)} tensors kept by the graph"
+    axis.set_title(finding)
+    figures.show(figure, f"Memory during a validation of two batches. {finding}.")
+    print("\n".join(map(str, peak[:5])))
 
 
 def judge(program: Program, seed: int) -> str:

@@ -28,8 +28,9 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new(6, 2.6)
     axis.bar([str(wanted) for wanted in range(ranks + 1)], images)
     axis.set(xlabel="how often an image was fetched in one epoch", ylabel="images")
-    axis.set_title(f"In one epoch {images[0]} of {count} images are never seen, {images[2]} are seen twice")
-    figures.show(figure, f"Of {count} images, {images[0]} were fetched never, {images[1]} once and {images[2]} twice.")
+    finding = f"In one epoch {images[0]} of {count} images are never seen, {images[2]} are seen twice"
+    axis.set_title(finding)
+    figures.show(figure, f"{finding}, and {images[1]} once.")
 
 
 def judge(program: Program, seed: int) -> str:

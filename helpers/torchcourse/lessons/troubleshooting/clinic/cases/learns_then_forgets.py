@@ -32,12 +32,9 @@ def evidence(program: Program) -> dict[str, float]:
     figure, axis = figures.new()
     axis.plot(range(1, len(norms) + 1), norms)
     axis.set(xlabel="optimizer step", ylabel="norm of .grad at the step")
-    axis.set_title(
-        f"Norm of the gradient: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, at most {max(norms):.0f}"
-    )
-    figures.show(
-        figure, f"The gradient's norm over {len(norms)} steps: {norms[0]:.1f} at first, {max(norms):.0f} at most."
-    )
+    finding = f"Norm of the gradient: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, at most {max(norms):.0f}"
+    axis.set_title(finding)
+    figures.show(figure, f"A curve over {len(norms)} optimizer steps. {finding}.")
     return {"first": norms[0], "tenth": norms[9], "largest": max(norms)}
 
 

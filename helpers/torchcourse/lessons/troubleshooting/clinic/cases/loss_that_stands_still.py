@@ -35,10 +35,9 @@ def evidence(program: Program) -> None:
     axis.plot(range(1, 21), moved, label="how far it has moved")
     axis.set(xlabel="step", ylabel="norm", xticks=range(1, 21, 3))
     axis.legend()
-    axis.set_title(f"Last layer, 20 steps: gradient up to {max(gradients):.0f}, movement {max(moved):.1f}")
-    figures.show(
-        figure, f"The last layer's gradient grows to {max(gradients):.1f}; its weights move by {max(moved):.1f}."
-    )
+    finding = f"Last layer, 20 steps: gradient up to {max(gradients):.0f}, movement {max(moved):.1f}"
+    axis.set_title(finding)
+    figures.show(figure, f"Two curves over the steps. {finding}.")
 
 
 def judge(program: Program, seed: int) -> str:

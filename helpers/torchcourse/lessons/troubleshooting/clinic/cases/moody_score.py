@@ -28,8 +28,9 @@ def evidence(program: Program) -> dict[str, float]:
         axis.plot([place] * len(values), values, "o", color=figures.COLORS["blue"], alpha=0.6)
     axis.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="batch size in evaluate()", ylabel="accuracy (%)")
     low, high = min(map(min, scores)), max(map(max, scores))
-    axis.set_title(f"One model, one test set, 16 evaluations: {low:.1f}% to {high:.1f}%")
-    figures.show(figure, f"Accuracy of sixteen evaluations of the same model: from {low:.1f} to {high:.1f} percent.")
+    finding = f"One model, one test set, 16 evaluations: {low:.1f}% to {high:.1f}%"
+    axis.set_title(finding)
+    figures.show(figure, f"The accuracy by batch size. {finding}.")
     worst = min(zip(scores, sizes, strict=True), key=lambda pair: sum(pair[0]))[1]
     return {"low": low, "high": high, "worst": worst}
 

@@ -24,22 +24,19 @@ def evidence(program: Program) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         losses = program.train(model, *program.scans_of_two(640, 5.0), epochs=2)
     first = next(step for step, loss in enumerate(losses) if loss != loss)
+    one = torch.sigmoid(torch.tensor(largest[first])).item()
     figure, (top, bottom) = figures.new(7, 4, nrows=2, sharex=True)
     top.plot(range(first), losses[:first])
     top.set(ylabel="loss")
     top.set_title(f"The first NaN is the loss of step {first}")
     bottom.plot(range(first + 1), largest[: first + 1], marker="o", markersize=3)
     bottom.set(xlabel="step", ylabel="largest logit")
-    bottom.set_title(f"In that step a logit reaches {largest[first]:.1f}: sigmoid gives {_shown(largest[first])}")
+    bottom.set_title(f"In that step a logit reaches {largest[first]:.1f}: sigmoid gives {one:.9g}")
     figures.show(
         figure,
         f"Above, the loss up to step {first - 1}; the next one is NaN. Below, the largest logit of each step, "
         f"{largest[first]:.1f} in step {first}.",
     )
-
-
-def _shown(logit: float) -> str:
-    return f"{torch.sigmoid(torch.tensor(logit)).item():.9g}"
 
 
 def judge(program: Program, seed: int) -> str:

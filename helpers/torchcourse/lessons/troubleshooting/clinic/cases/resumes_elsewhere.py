@@ -52,12 +52,9 @@ def evidence(program: Program) -> None:
     axis.set(xlabel="step, before its update", ylabel="distance", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
-    axis.set_title(f"At step {steps[0]}, the first after the resume, the weights are {apart[0]:.3f} apart already")
-    figures.show(
-        figure,
-        f"The distance between resumed and uninterrupted weights starts with {apart[0]:.3f} at step {steps[0]}; a line "
-        f"at {stride:.3f} shows the length of one update. At step {steps[-1]} it is {apart[-1]:.3f}.",
-    )
+    finding = f"At step {steps[0]}, the first after the resume, the weights are {apart[0]:.3f} apart already"
+    axis.set_title(finding)
+    figures.show(figure, f"{finding}; one update has the length {stride:.3f}. At step {steps[-1]}: {apart[-1]:.3f}.")
 
 
 def _until_cut(

@@ -40,8 +40,9 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new()
     axis.plot(alive)
     axis.set(xlabel="steps of three epochs", ylabel="alive between steps (MiB)")
-    axis.set_title(f"Within an epoch memory climbs from {alive[21]:.0f} to {alive[-1]:.0f} MiB, then it falls back")
-    figures.show(figure, f"Memory over three epochs, a sawtooth between {alive[21]:.1f} and {alive[-1]:.1f} MiB.")
+    finding = f"Within an epoch memory climbs from {alive[21]:.0f} to {alive[-1]:.0f} MiB, then it falls back"
+    axis.set_title(finding)
+    figures.show(figure, f"A sawtooth: memory over three epochs. {finding}.")
 
 
 def judge(program: Program, seed: int) -> str:

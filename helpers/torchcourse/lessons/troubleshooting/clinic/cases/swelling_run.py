@@ -39,8 +39,9 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new()
     axis.plot(alive, "o-")
     axis.set(xlabel="steps done", ylabel="alive between steps (MiB)", xticks=range(0, len(alive), 5))
-    axis.set_title(f"After the first steps, each step leaves {1024 * step:.0f} KiB behind")
-    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB per step.")
+    finding = f"After the first steps, each step leaves {1024 * step:.0f} KiB behind"
+    axis.set_title(finding)
+    figures.show(figure, f"Memory between the steps of one epoch. {finding}.")
 
 
 def judge(program: Program, seed: int) -> str:
