@@ -137,8 +137,8 @@ def test_labels_of_other_types_count_by_value(labels):
         ([0.0, 1.0], "whole numbers"),
         ([[0, 1]], r"\[N\]"),
         ([], r"\[N\]"),
-        (["cat"], "whole numbers"),
-        (None, "whole numbers"),
+        (["cat"], "one number per sample"),
+        (None, "one number per sample"),
         ([10**12, 1], "Class 0 has no samples"),  # nobody counts up to there
         ([0, 1, 10**12], "Class 2 has no samples"),
     ],

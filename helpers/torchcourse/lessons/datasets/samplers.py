@@ -99,20 +99,13 @@ class WeightedSamples(Sampler[int]):
     """
 
     def __init__(self, weights: torch.Tensor | Sequence[float], samples: int | None = None, seed: int = 0) -> None:
-        try:
-            self.weights = torch.as_tensor(weights).double()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"Weights are one number per sample, [N], but these are not: {error}.") from error
-        if self.weights.dim() != 1 or not len(self.weights):
-            raise ValueError(f"Weights are one number per sample, [N], but these have shape {[*self.weights.shape]}.")
-        if bad := (~self.weights.isfinite()).nonzero()[:, 0].tolist():
-            raise ValueError(f"Weights are finite numbers, but weight {bad[0]} is {self.weights[bad[0]].item()}.")
+        self.weights = _per_sample(weights, "Weights").double()
         if samples is not None and not is_whole_number(samples):
             raise ValueError(f"samples={samples!r} is no whole number of samples to draw.")
         self.seed, self.epoch = whole_seed(seed), 0
         self.rank, self.world_size = who.rank(), who.world_size()
         self.samples = (len(self.weights) if samples is None else samples) // self.world_size
-        if self.weights.min() < 0 or self.weights.sum() <= 0 or self.samples < 1:
+        if self.weights.sum() <= 0 or self.weights.min() < 0 or self.samples < 1:
             raise ValueError("Weights are 0 or more, one of them above 0, and each rank needs a sample.")
 
     def set_epoch(self, epoch: int) -> None:
@@ -169,18 +162,31 @@ def padding_share(lengths: torch.Tensor | Sequence[int], batches: Iterable[Seque
     return 1 - steps / cells
 
 
+def _per_sample(values: Any, what: str) -> torch.Tensor:
+    """As a tensor [N] of finite numbers.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    try:
+        found = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} are one number per sample, [N], but these are not: {error}.") from error
+    if found.dim() != 1 or not found.isfinite().all():
+        raise ValueError(
+            f"{what} are one finite number per sample, [N], but these have the shape {[*found.shape]}, with the "
+            f"numbers {found.flatten()[:3].tolist()} …"
+        )
+    return found
+
+
 def _lengths(lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
     """As a tensor [N].
 
     Raises:
         ValueError: if they are no lengths.
     """
-    try:
-        found = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Lengths are one number per sample, [N], but these are not: {error}.") from error
-    if found.dim() != 1 or not found.isfinite().all():
-        raise ValueError("Lengths are one number per sample, [N]. An array of sequences has none: give len() of each.")
+    found = _per_sample(lengths, "Lengths")
     if (found < 0).any():
         raise ValueError(f"Length {found.min().item()} is no length.")
     return found
@@ -199,12 +205,9 @@ def _draw(weights: torch.Tensor, count: int, generator: torch.Generator) -> torc
 
 def _classes(labels: torch.Tensor | Sequence[Any]) -> torch.Tensor:
     """As int64: torch takes truth values and bytes for a mask where they are an index."""
-    try:
-        found = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Labels are whole numbers, one per sample, but these are not: {error}.") from error
-    if found.dim() != 1 or not len(found):
-        raise ValueError(f"Labels are [N], one per sample, but these have shape {[*found.shape]}.")
+    found = _per_sample(labels, "Labels")
+    if not len(found):
+        raise ValueError("There are no labels [N].")
     if found.is_floating_point() or found.is_complex():
         raise ValueError(f"Labels are whole numbers, but these are {found.dtype}: labels.long() makes them whole.")
     found = found.long()

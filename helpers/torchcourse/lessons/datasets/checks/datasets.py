@@ -229,11 +229,6 @@ def _judge_mixed_order(learner: Callable[..., Iterable]) -> None:
 def _judge_under_way(under_way: list[int], ahead: int, case: str) -> None:
     for number, count in enumerate(under_way):
         should = min(ahead, len(under_way) - 1 - number)
-        if count == 0 and should:
-            raise Wrong(
-                "not_ahead",
-                f"{case}, nothing is under way while batch {number} is used: the next is started when it is asked for.",
-            )
         if count > ahead + 1:
             raise Wrong(
                 "too_far", f"{case}, {count} batches are under way at once. A long epoch would fill the memory."
@@ -241,8 +236,8 @@ def _judge_under_way(under_way: list[int], ahead: int, case: str) -> None:
         if count < should:
             raise Wrong(
                 "not_far_enough",
-                f"{case}, {count} batch(es) are under way while batch {number} is used. It should be "
-                f"{should}: start more before you hand this one over.",
+                f"{case}, {count} batch(es) are under way while batch {number} is used. It should be {should}: start "
+                "more before you hand this one over.",
             )
 
 
@@ -253,12 +248,12 @@ def _judge_batches(got: list, right: list[tuple], case: str) -> None:
         if not isinstance(batch, tuple):
             kind = type(batch).__name__.lstrip("_")
             raise Wrong("not_collated", f"{case}, you yield a value of type {kind} that `collate` did not make.")
-    if got == right[:-1] and len(right[-1]) < len(right[0]):
-        raise Wrong("last_lost", f"{case}, the last batch is missing: it has only {len(right[-1])} sample(s).")
-    if not got and len(right) == 1:
-        raise Wrong("last_lost", f"{case}, you yield nothing. Fewer samples than fill a batch are a batch, too.")
     if got == right[: len(got)]:
-        raise Wrong("end_lost", f"{case}, you yield {len(got)} of {len(right)} batches. What is still under way?")
+        raise Wrong(
+            "end_lost",
+            f"{case}, you yield {len(got)} of {len(right)} batches, and the last has {len(right[-1])} sample(s). What "
+            "is still under way, or left out because it does not fill a batch?",
+        )
     if got[: len(right)] == right:
         raise Wrong("too_many", f"{case}, you yield more than the {len(right)} batches. The next is {got[len(right)]}.")
     if sorted(got) == sorted(right):

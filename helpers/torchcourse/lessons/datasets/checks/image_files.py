@@ -132,24 +132,28 @@ def _judge_end(data: Any) -> None:
 
 
 def _judge_lazy(data: Any, unread: Any, afterwards: Any, old: torch.Tensor) -> None:
-    if torch.equal(afterwards[0][0], old):
-        raise Wrong(
+    for symptom, dataset, hint in (
+        (
             "outlives",
-            "A file was changed, and a dataset that was made after that returns the old image, which an earlier "
-            "dataset had opened. What is kept in the class, or outside of it, is one for all datasets.",
-        )
-    if torch.equal(unread[0][0], old):
-        raise Wrong(
+            afterwards,
+            "A dataset that is made after a file was changed returns the old image, which an earlier dataset had "
+            "opened. What is kept in the class, or outside of it, is one for all datasets.",
+        ),
+        (
             "eager",
-            "A file was changed after your dataset had been made, and it still returns the old image: "
-            "all images are in memory. When is a file to be opened?",
-        )
-    if torch.equal(data[0][0], old):
-        raise Wrong(
+            unread,
+            "A file was changed after your dataset had been made, and it still returns the old image: all images are "
+            "in memory. When is a file to be opened?",
+        ),
+        (
             "kept",
+            data,
             "A file was changed after its image had been asked for, and your dataset still returns the old image: it "
             "keeps each image that it has opened. After one epoch the whole folder is in memory.",
-        )
+        ),
+    ):
+        if torch.equal(dataset[0][0], old):
+            raise Wrong(symptom, hint)
 
 
 def _judge_missing(learner: Callable[[Path], Any], folder: Path) -> None:
@@ -208,13 +212,13 @@ def _judge_class_numbers(given: tuple, labels: list[str]) -> None:
     if any(isinstance(number, str) for number in given):
         raise Wrong("label_is_text", f"The label of sample 0 is {given[0]!r}. A loss takes the number of a class.")
     found = numbers_in(given)
-    if found is None or any("float" in str(getattr(value, "dtype", type(value))) for value in given):
-        raise Wrong("no_number", f"The label of sample 0 is {given[0]!r}. The number of a class is one whole number.")
-    if any(getattr(value, "ndim", 0) for value in given):
+    if found is None or any(
+        "float" in str(getattr(value, "dtype", type(value))) or getattr(value, "ndim", 0) for value in given
+    ):
         raise Wrong(
             "no_number",
-            f"The label of sample 0 is {given[0]!r}, with a dimension of its own: labels of a batch would be [N, 1], "
-            "and a loss takes [N].",
+            f"The label of sample 0 is {given[0]!r}. The number of a class is one whole number without a dimension of "
+            "its own: a loss takes labels [N], and no [N, 1].",
         )
     numbers, by_row, by_name = [int(number) for number in found], list(dict.fromkeys(labels)), sorted(set(labels))
     if numbers == [by_row.index(label) for label in labels]:

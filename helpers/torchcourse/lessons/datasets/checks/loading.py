@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import refuse_known
 from torchcourse.lessons.datasets.waiting import batch_time, best_workers
 
 LOADERS = [
@@ -283,9 +284,7 @@ def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _R
         what = f"{case}: you return {len(samples)} samples, more than are whole."
         if len(samples) > len(numbers) and samples[-len(whole) :] == whole:
             raise Wrong("left_over", f"{what} The first of them are those of earlier calls.")
-        if len(samples) > len(numbers):
-            raise Wrong("not_asked_for", f"{what} Were they all asked for?")
-        raise Wrong("replaced", f"{what} What took its place?")
+        raise Wrong("too_many", f"{what} What took a corrupt one's place, or was not asked for?")
     if samples != whole:
         raise Wrong("samples", f"{case}: the samples are {samples}, not {whole}.")
     if len(corrupt) < len(bad):
@@ -297,13 +296,12 @@ def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _R
         if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
             raise Wrong("entry", f"{case}: an entry of the report is (name, reason), not {entry!r}.")
         name, reason = entry
-        if name in records.names and name != records.names[number]:
+        if name != records.names[number]:
             raise Wrong(
                 "other_name",
-                f"{case}: the report says {name!r}, and record {number} is {records.names[number]!r}.",
+                f"{case}: the report says {name!r}, and record {number} is {records.names[number]!r}. Nobody finds the "
+                "file by anything else.",
             )
-        if name != records.names[number]:
-            raise Wrong("no_name", f"{case}: the report says {name!r}. Nobody finds the file by that; say its name.")
         if str(records.bad[number].args[-1]) not in str(reason):
             raise Wrong("no_reason", f"{case}: the reason given is {reason!r}. The exception says more.")
 
@@ -319,41 +317,42 @@ def _judge_rest(
     rest = whole[used:]
     if given == rest:
         return
-    case = f"{drawn} batches drawn, {waiting} of them in the queue"
-    if given == [*rest, []]:
-        raise Wrong("empty_batch", f"{case}: the batches are right, and then comes one of no sample.")
-    if waiting and given == whole[drawn:]:
-        raise Wrong(
-            "queue_lost", f"{case}: you go on after the last one drawn. Nobody has trained on the {waiting} yet."
-        )
-    if waiting and given == whole[drawn + waiting :]:
-        raise Wrong(
-            "waiting_added", f"{case}: you leave out {drawn + waiting} batches. Those in the queue are among the drawn."
-        )
-    if epoch and given == batches(0)[used:]:
-        raise Wrong("epoch_ignored", f"{case}: that is the order of epoch 0. This is epoch {epoch}.")
+    case = f"{drawn} batches drawn, {waiting} of them in the queue: "
     order = list(itertools.chain(*whole))
     equal = [part.tolist() for part in torch.tensor(order).chunk(len(whole))]
-    if equal != whole and given == equal[used:]:
-        raise Wrong(
-            "equal_parts",
-            f"{case}: your batches are {len(equal)} equal parts of {samples} samples, and the size of a batch is "
-            f"{size}. `chunk` is told how many, `split` how large.",
-        )
+    known = {
+        "empty_batch": ([*rest, []], "the batches are right, and then comes one of no sample."),
+        "queue_lost": (
+            whole[drawn:],
+            f"you go on after the last one drawn. Nobody has trained on the {waiting} yet.",
+        ),
+        "waiting_added": (
+            whole[drawn + waiting :],
+            f"you leave out {drawn + waiting} batches. Those in the queue are among the drawn.",
+        ),
+        "epoch_ignored": (batches(0)[used:], f"that is the order of epoch 0. This is epoch {epoch}."),
+        "equal_parts": (
+            equal[used:],
+            f"your batches are {len(equal)} equal parts of {samples} samples, and the size of a batch is {size}. "
+            "`chunk` is told how many, `split` how large.",
+        ),
+        "last_missing": (rest[:-1], "the last, smaller batch is missing."),
+    }
+    refuse_known(given, known, where=case)
     flat = list(itertools.chain(*given))
-    if used and flat == order[used:]:
-        raise Wrong("samples_not_batches", f"{case}: you leave out {used} samples, and {used} batches were used.")
-    if used and flat == order:
-        raise Wrong("from_the_start", f"{case}: the epoch begins again, and {used} batches come a second time.")
+    if used:
+        starts = {
+            "samples_not_batches": (order[used:], f"you leave out {used} samples, and {used} batches were used."),
+            "from_the_start": (order, f"the epoch begins again, and {used} batches come a second time."),
+        }
+        refuse_known(flat, starts, where=case)
     if flat and sorted(flat) == sorted(itertools.chain(*rest)):
-        raise Wrong("reordered", f"{case}: the right samples, but not in the batches that the epoch would have had.")
-    if given == rest[:-1]:
-        raise Wrong("last_missing", f"{case}: the last, smaller batch is missing.")
+        raise Wrong("reordered", f"{case}the right samples, but not in the batches that the epoch would have had.")
     if len(flat) == len(order) - used * size:
         raise Wrong(
             "order_of_another_epoch",
-            f"{case}: as many samples as are left, but others: the order is not that of the epoch.",
+            f"{case}as many samples as are left, but others: the order is not that of the epoch.",
         )
     first = f", beginning with {rest[0]}" if rest else ""
     yours = f", beginning with {given[0]}" if given else ""
-    raise Wrong("wrong_value", f"{case}: {len(rest)} batches are left{first}; you return {len(given)}{yours}.")
+    raise Wrong("wrong_value", f"{case}{len(rest)} batches are left{first}; you return {len(given)}{yours}.")
