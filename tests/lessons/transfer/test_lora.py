@@ -124,25 +124,27 @@ def test_adapters_are_saved_apart_and_loaded_whole_or_not_at_all():
     with pytest.raises(ValueError, match=r"body\.conv1\.down has the shape \[3, 1, 3, 3\], and \[2, 1, 3, 3\]"):
         load_adapters(model, before)
     del state["body.dense.up"]
-    with pytest.raises(ValueError, match=r"Only the model has an adapter weight body\.dense\.up"):
+    with pytest.raises(ValueError, match=r"Only the model has body\.dense\.up"):
         load_adapters(model, {name: torch.zeros_like(t) for name, t in state.items()})
     assert all(torch.equal(adapter_state(model)[name], t) for name, t in state.items())
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("scale", "sentence"),
     [
-        (lambda state: list(state.items()), "a dict of tensors, but this is a list"),
-        (lambda state: {name: t.numpy() for name, t in state.items()}, r"conv1\.down .*, but a ndarray"),
-        (lambda state: {name: t.to("meta") for name, t in state.items()}, r"conv1\.down .*on the meta device"),
-        (lambda state: state | {"body.dense.scale": torch.ones(2)}, r"body\.dense\.scale has the shape \[2\]"),
+        (None, r"Only the model has body\.dense\.scale"),
+        (torch.ones(2), r"body\.dense\.scale is \[1.0, 1.0\] in the file"),
+        (torch.tensor(float("nan")), "scale is nan in the file"),
     ],
 )
-def test_a_state_that_is_none_is_refused_before_anything_is_loaded(change, sentence):
+def test_a_state_with_another_scale_is_refused_before_anything_is_loaded(scale, sentence):
     model = adapted()
     before = adapter_state(model)
+    state = {name: torch.zeros_like(t) for name, t in before.items()} | {"body.dense.scale": scale}
+    if scale is None:
+        del state["body.dense.scale"]
     with pytest.raises(ValueError, match=sentence):
-        load_adapters(model, change({name: torch.zeros_like(t) for name, t in before.items()}))
+        load_adapters(model, state)
     assert all(torch.equal(adapter_state(model)[name], t) for name, t in before.items())
 
 
@@ -249,13 +251,6 @@ def test_the_scale_travels_with_the_adapters():
     assert adapter_state(other)["body.dense.scale"].item() == 32 / 3
 
 
-def test_a_file_without_a_scale_is_refused():
-    model = adapted()
-    state = {name: tensor for name, tensor in adapter_state(model).items() if not name.endswith(".scale")}
-    with pytest.raises(ValueError, match=r"has no body\.conv1\.scale.*alpha / rank"):
-        load_adapters(model, state)
-
-
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
 def test_the_layer_keeps_what_others_read_of_it(layer, shape):
     lora = (LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d)(copy.deepcopy(layer).double(), 2, 5)
@@ -348,23 +343,6 @@ def test_a_hook_of_the_layer_sees_one_call_and_the_layers_output():
     out = model(torch.randn(1, 1, 5, 5))
     assert [each.shape for each in seen] == [out.shape]
     assert torch.equal(seen[0], out)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("down", 1j, "down is complex in the file"),
-        ("scale", 1j, r"scale is \(.*\) in the file, and has to be a finite number"),
-        ("scale", float("nan"), "scale is nan in the file"),
-    ],
-)
-def test_numbers_that_an_adapter_cannot_have_are_refused(name, value, sentence):
-    model = adapted()
-    state = {key: part + value if key.endswith(name) else part for key, part in adapter_state(model).items()}
-    before = adapter_state(model)
-    with pytest.raises(ValueError, match=sentence):
-        load_adapters(model, state)
-    assert all(torch.equal(part, before[key]) for key, part in adapter_state(model).items())
 
 
 def two_steps_with_a_mask(sharded):

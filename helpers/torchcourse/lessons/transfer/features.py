@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from torchcourse.lessons.datasets.splits import fingerprint
 from torchcourse.training.checkpoint import replacing
 from torchcourse.training.modes import evaluating
 
@@ -143,12 +144,9 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
 def _key(body: nn.Module, inputs: torch.Tensor) -> str:
     digest = hashlib.sha256()
     for name, value in [*body.state_dict().items(), ("inputs", inputs)]:
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
-        else:  # what a module keeps in its state beside tensors
-            digest.update(f"{name} {value!r}".encode())
+        # a module may keep other things in its state than tensors
+        kept = fingerprint(value) if isinstance(value, torch.Tensor) else repr(value)
+        digest.update(f"{name} {kept}".encode())
     for name, module in body.named_modules():
         settings = {key: value for key, value in sorted(vars(module).items()) if _is_setting(key, value)}
         digest.update(f"{name} {type(module).__module__} {type(module).__qualname__} {settings}".encode())

@@ -160,33 +160,16 @@ class _KeepsStatistics(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        made = getattr(type(self), "made_from", None)
-        return reduced if made is None else (_empty, (made,), *reduced[2:])
+        return _empty, (type(self).__mro__[2],), *reduced[2:]
 
 
-class FrozenBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
-    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
-
-
-class FrozenBatchNorm2d(_KeepsStatistics, nn.BatchNorm2d):
-    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
-
-
-class FrozenBatchNorm3d(_KeepsStatistics, nn.BatchNorm3d):
-    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
-
-
-_FROZEN: dict[type[nn.Module], type[Any]] = {
-    nn.BatchNorm1d: FrozenBatchNorm1d,
-    nn.BatchNorm2d: FrozenBatchNorm2d,
-    nn.BatchNorm3d: FrozenBatchNorm3d,
-}
+_FROZEN: dict[type[nn.Module], type[Any]] = {}
 
 
 def _frozen(kind: type[nn.Module]) -> type[Any]:
     """Return the class of a layer of this kind that keeps its statistics, and make it if there is none yet."""
     if kind not in _FROZEN:
-        _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {"made_from": kind})
+        _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {})
     return _FROZEN[kind]
 
 

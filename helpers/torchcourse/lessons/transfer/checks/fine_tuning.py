@@ -6,6 +6,7 @@ In the notebook's order: `features`, `freeze_body` (in `freezing`), `two_rates`,
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, tensor_of
+from torchcourse.checks.kit import AnyOf, number, refuse_known, tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, Scaling, mnist_cnn
@@ -66,7 +67,11 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
             )
         _judge_features(out, twin, pixels, top)
         if out.requires_grad:
-            raise Wrong("graph", _NO_GRADIENTS if out.is_leaf else _GRAPH)
+            raise Wrong(
+                "graph",
+                "Your features ask for gradients, of the whole backbone or of their own: each step of a head's "
+                "training would pay for these, and nobody needs them.",
+            )
         if other := sorted(traits.items() ^ _traits(body).items()):
             raise Wrong(
                 "backbone_changed",
@@ -168,52 +173,44 @@ def _traits(body: nn.Module) -> dict[str, str]:
 
 
 _OTHER_SCALING = Scaling((0.5,), (0.5,), channels=1, side=28)
-_GRAPH = "Your features still hang on a graph through the whole backbone, which costs memory."
-_NO_GRADIENTS = (
-    "Your features have no graph, but they ask for gradients of their own: each step of a head's training would "
-    "compute these, and nobody needs them."
-)
 
 
 def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top: float) -> None:
-    right = extract(body, body.scaling(pixels, top))
+    scaled = body.scaling(pixels, top)
+    right = extract(body, scaled)
     if torch.allclose(out, right, atol=1e-4):
         return
-    if torch.allclose(out, extract(mnist_cnn(), body.scaling(pixels, top)), atol=1e-3):
-        raise Wrong(
-            "loaded_anew",
-            "These are features of `mnist_cnn()` as it is loaded. You were given a backbone, with weights of its own.",
-        )
-    resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
-    for scaled in (
+    resized, training = F.interpolate(pixels, size=(28, 28), mode="bilinear"), copy.deepcopy(body).train()
+    others = (
         resized,
         resized / top,
         resized / 255,
         (resized / 255 - MNIST_MEAN) / MNIST_STD,
         MNIST_SCALING(pixels, top),
-    ):
-        if torch.allclose(out, extract(body, scaled), atol=1e-3):
-            raise Wrong(
-                "scaling",
-                f"These are features of pixels in a scaling that this network never saw. White is {top:g} "
-                "here. What did the backbone bring along for that?",
-            )
-    if torch.allclose(out, extract(body, body.scaling(pixels, pixels.max().item())), atol=1e-3):
-        raise Wrong(
-            "white_measured",
+    )
+    with torch.no_grad():
+        by_batch = extract(training, scaled), copy.deepcopy(training)(scaled)
+    known = {
+        "loaded_anew": (
+            extract(mnist_cnn(), scaled),
+            "These are features of `mnist_cnn()` as it is loaded. You were given a backbone, with weights of its own.",
+        ),
+        "scaling": (
+            AnyOf(extract(body, other) for other in others),
+            f"These are features of pixels in a scaling that this network never saw. White is {top:g} here. What did "
+            "the backbone bring along for that?",
+        ),
+        "white_measured": (
+            extract(body, body.scaling(pixels, pixels.max().item())),
             f"You take the lightest pixel, {pixels.max():.3g}, for white. White is {top:g} here, and these pictures "
             "are dark. And then a picture's features depend on the others.",
-        )
-    if torch.allclose(out, extract(copy.deepcopy(body).train(), body.scaling(pixels, top)), atol=1e-4):
-        raise Wrong("training_mode", "One picture's features depend on the others: the network is in training mode.")
-    with torch.no_grad():
-        if torch.allclose(out, copy.deepcopy(body).train()(body.scaling(pixels, top)), atol=1e-4):
-            raise Wrong("training_mode", "A picture's features depend on the others: the network is in training mode.")
-    if not out.isfinite().all():
-        raise Wrong(
-            "not_finite",
-            "Some of your features are NaN or infinite, and the backbone's own are not. Where do you divide by 0?",
-        )
+        ),
+        "training_mode": (
+            AnyOf(by_batch),
+            "One picture's features depend on the others: the network is in training mode.",
+        ),
+    }
+    refuse_known(out, known, tolerance=1e-3)
     raise Wrong(
         "wrong_value", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
     )
@@ -266,12 +263,11 @@ def _must_stand_once(rates: dict[str, list[float]], frozen: set[str]) -> None:
 def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:
     """The rates that the groups give to each parameter, by its name."""
     if not isinstance(groups, list | tuple) or not all(
-        isinstance(g, dict) and {"params", "lr"} <= set(g) for g in groups
+        isinstance(group, dict) and {"params", "lr"} <= set(group) for group in groups
     ):
-        if isinstance(groups, list | tuple) and groups and all(isinstance(g, dict) for g in groups):
-            keys = ", ".join(f'"{key}"' for key in next(g for g in groups if not {"params", "lr"} <= set(g)))
-            raise Wrong("wrong_keys", f'Each group needs "params" and "lr". One of yours has {keys or "nothing"}.')
-        raise Wrong("wrong_type", 'An optimizer takes a list of groups: {"params": [...], "lr": ...}.')
+        raise Wrong(
+            "wrong_type", 'An optimizer takes a list of groups, each with two keys: {"params": [...], "lr": ...}.'
+        )
     rates: dict[str, list[float]] = {name: [] for name in names.values()}
     for group in groups:
         rate = number(group["lr"])
@@ -292,32 +288,20 @@ def _listed(params: object) -> list[object]:
     """The parameters of a group, which an optimizer takes alone, listed, or as pairs with their names."""
     if isinstance(params, torch.Tensor):
         return [params]
-    if isinstance(params, set | frozenset):
-        raise Wrong("wrong_type", "An optimizer refuses a set of parameters: it has no order. Take a list.")
-    if not isinstance(params, Iterable):
+    if isinstance(params, set | frozenset) or not isinstance(params, Iterable):
         raise Wrong(
-            "wrong_type", f'The "params" of a group are a list of parameters. Yours are a {type(params).__name__}.'
+            "wrong_type",
+            f'The "params" of a group are a list of parameters, since they have an order. Yours are of type '
+            f"{type(params).__name__}.",
         )
     return [p[1] if isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) else p for p in params]
-
-
-_OF_THE_DIGITS = (
-    "These are mean and deviation of the digits. The network learned with those of MNIST, and its weights fit only "
-    "them."
-)
 
 
 def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor) -> None:
     if (out - right).abs().max() < 0.01:
         return
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
-    known = _known_scalings(resized)
-    white = "You take the lightest pixel at hand for white. White is 16 here, and in a dark picture no pixel is."
-    for lightest in (resized.max(), resized.amax((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)):
-        known["white_measured"] = ((resized / lightest - MNIST_MEAN) / MNIST_STD, white)
-        for symptom, (other, hint) in known.items():
-            if (out - other).abs().max() < 0.005:
-                raise Wrong(symptom, hint)
+    refuse_known(out, _known_scalings(resized, pixels), tolerance=0.01)
     if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
         raise Wrong(
             "per_batch",
@@ -338,18 +322,27 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
     )
 
 
-def _known_scalings(resized: torch.Tensor) -> dict[str, tuple[torch.Tensor, str]]:
+def _known_scalings(resized: torch.Tensor, pixels: torch.Tensor) -> dict[str, tuple[Any, str]]:
     """What wrong scalings make of the digits, and what to say of each."""
+    shares = resized / WHITE
+    lightest = resized.max(), resized.amax((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
     return {
+        "white_measured": (
+            AnyOf((resized / white - MNIST_MEAN) / MNIST_STD for white in lightest),
+            "You take the lightest pixel at hand for white. White is 16 here, and in a dark picture no pixel is.",
+        ),
         "still_255": ((resized / 255 - MNIST_MEAN) / MNIST_STD, "White is still far from white: it is 16 here."),
         "no_mean": (
-            resized / WHITE,
+            shares,
             "From 0 to 1 is half of it. The network was trained on pixels less a mean, and divided by a deviation.",
         ),
-        "own_statistics": ((resized - DIGITS_MEAN) / DIGITS_STD, _OF_THE_DIGITS),
-        "own_statistics_of_0_to_1": ((resized / WHITE - DIGITS_MEAN) / DIGITS_STD, _OF_THE_DIGITS),
+        "own_statistics": (
+            AnyOf((own - DIGITS_MEAN) / DIGITS_STD for own in (resized, shares)),
+            "These are mean and deviation of the digits. The network learned with those of MNIST, and its weights fit "
+            "only them.",
+        ),
         "no_deviation": (
-            resized / WHITE - MNIST_MEAN,
+            shares - MNIST_MEAN,
             "You took the mean off, and did not divide by the deviation of the training.",
         ),
         "white_left_out": (
@@ -358,17 +351,13 @@ def _known_scalings(resized: torch.Tensor) -> dict[str, tuple[torch.Tensor, str]
             "where you take the mean off.",
         ),
         "mean_divided": (
-            resized / WHITE - MNIST_MEAN / MNIST_STD,
+            shares - MNIST_MEAN / MNIST_STD,
             "Only the mean is divided by the deviation in yours. Python divides before it subtracts.",
         ),
-        "mean_after_deviation": (
-            resized / WHITE / MNIST_STD - MNIST_MEAN,
-            "You divide by the deviation first, and then take the mean off. The mean is one of pixels that are not "
-            "divided yet.",
-        ),
-        "mean_and_deviation_swapped": (
-            (resized / WHITE - MNIST_STD) / MNIST_MEAN,
-            "You take the deviation off and divide by the mean. It is the other way round.",
+        "wrong_way_round": (
+            AnyOf((shares / MNIST_STD - MNIST_MEAN, (shares - MNIST_STD) / MNIST_MEAN)),
+            "You use the mean of the training and its deviation the wrong way round. Which of them is taken off, and "
+            "is it before the division or after?",
         ),
         "not_scaled": (resized, "The pixels still go from 0 to 16."),
         "per_picture": (

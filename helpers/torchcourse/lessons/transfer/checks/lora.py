@@ -100,15 +100,17 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
             continue
         if torch.allclose(plain(x), should, atol=1e-5):
             raise Wrong("forward_replaced", f"{case}: the outputs are right, and weight and bias are not those of it.")
-        change = layer.up.detach() @ layer.down.detach()
-        if torch.allclose(out, layer.base(x), atol=1e-5):
-            raise Wrong("no_adapter", f"{case}: that is the old layer. What the adapter learned is missing.")
-        if torch.allclose(out, layer.base(x) + x @ change.T, atol=1e-5):
-            raise Wrong("no_scale", f"{case}: the adapter counts once, but this one counts {layer.scale:g} times.")
-        if bias and torch.allclose(out + base.bias, should, atol=1e-5):
-            raise Wrong("no_bias", f"{case}: every output is off by the same amount for all inputs: the bias.")
-        if torch.allclose(out - (base.bias if bias else 0), layer.scale * x @ change.T, atol=1e-5):
-            raise Wrong("no_base", f"{case}: that is what the adapter adds. The old weight is missing.")
+        added, bias_of_it = x @ (layer.up @ layer.down).detach().T, base.bias if bias else torch.zeros(())
+        known = {
+            "no_adapter": (layer.base(x), "that is the old layer. What the adapter learned is missing."),
+            "no_scale": (
+                layer.base(x) + added,
+                f"the adapter counts once, but this one counts {layer.scale:g} times.",
+            ),
+            "no_bias": (should - bias_of_it, "every output is off by the same amount for all inputs: the bias."),
+            "no_base": (layer.scale * added + bias_of_it, "that is what the adapter adds. The old weight is missing."),
+        }
+        refuse_known(out, known, tolerance=1e-4, where=f"{case}: ")
         raise Wrong("wrong_value", f"{case}: the outputs differ by up to {(out - should).abs().max():.2g}.")
     return f"{len(cases)} layers: one plain nn.Linear each, equal to rounding, and the adapter can still be taken off."
 
@@ -203,10 +205,9 @@ def _refuse_changes(layer: LoRALinear, state: dict[str, torch.Tensor], learning:
     changed = [name for name, tensor in layer.state_dict().items() if not torch.equal(tensor, state[name])]
     if any(name.startswith("base") for name in changed):
         raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
-    if changed:
-        raise Wrong("adapter_changed", f"{case}: `{changed[0]}` of the layer with the adapter has changed.")
-    if [parameter.requires_grad for parameter in layer.parameters()] != learning:
-        raise Wrong("thawed", f"{case}: the layer's parameters learned, or did not, and now it is different.")
+    if changed or [parameter.requires_grad for parameter in layer.parameters()] != learning:
+        what = f"its {changed[0]}" if changed else "which of its parameters learn"
+        raise Wrong("layer_changed", f"{case}: the layer with the adapter is not as it was: {what} has changed.")
 
 
 def _judge_plain(plain: nn.Linear, base: nn.Linear, case: str) -> None:
@@ -244,10 +245,9 @@ def _judge_parts(layer: object, base: nn.Linear, case: str, rank: int) -> None:
                 f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter of your layer?",
             )
     learning = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
-    if learning - {"down", "up"}:
-        raise Wrong("not_frozen", f"{case}: {', '.join(sorted(learning - {'down', 'up'}))} would be trained, too.")
     if learning != {"down", "up"}:
-        raise Wrong("frozen_too_much", f"{case}: `down` and `up` should both get gradients.")
+        would = ", ".join(sorted(learning)) or "nothing"
+        raise Wrong("not_frozen", f"{case}: trained would be {would}. It should be `down` and `up`, and nothing else.")
     if not any(isinstance(kept, torch.Tensor) and same(kept, base.weight) for kept in layer.state_dict().values()):
         raise Wrong(
             "base_not_kept",
@@ -279,16 +279,17 @@ def _judge_formula(
         if torch.allclose(out, start + alpha / rank * added, atol=1e-4):
             _judge_input_gradient(layer, x, base.weight + alpha / rank * layer.up @ layer.down, case)
             return
-        for symptom, factor, hint in (
-            ("no_scale", 1, "the adapter counts once. What are alpha and rank for?"),
-            ("alpha_only", alpha, f"the adapter counts {alpha:g} times. Twice the rank would count twice as much."),
-            ("scale_inverted", rank / alpha, "a larger alpha makes your adapter count less."),
-            ("adapter_ignored", 0, "whatever `down` and `up` are, the output is the old layer's."),
-        ):
-            if torch.allclose(out, start + factor * added, atol=1e-4):
-                raise Wrong(symptom, f"{case}: {hint}")
-        if torch.allclose(out, alpha / rank * added, atol=1e-4):
-            raise Wrong("no_base", f"{case}: that is the adapter alone. It should work *beside* the old layer.")
+        known = {
+            "no_scale": (start + added, "the adapter counts once. What are alpha and rank for?"),
+            "alpha_only": (
+                start + alpha * added,
+                f"the adapter counts {alpha:g} times. Twice the rank would count twice as much.",
+            ),
+            "scale_inverted": (start + rank / alpha * added, "a larger alpha makes your adapter count less."),
+            "adapter_ignored": (start, "whatever `down` and `up` are, the output is the old layer's."),
+            "no_base": (alpha / rank * added, "that is the adapter alone. It should work *beside* the old layer."),
+        }
+        refuse_known(out, known, tolerance=1e-4, where=f"{case}: ")
         off = (out - start - alpha / rank * added).abs().max()
         raise Wrong("wrong_value", f"{case}: with other numbers in `down` and `up` the outputs are off by {off:.2g}.")
 

@@ -63,29 +63,19 @@ _OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = 
         "A task that is better now than ever before counts as 0 for you. Its best *earlier* moment counts, and then it "
         "was forgotten by less than nothing.",
     ),
-    "from_learning": (
-        [lambda a: (a.diagonal()[:-1] - a[-1, :-1]).mean().item()],
-        "You count from when a task was learned. It may have been read better earlier or later. Count from its best.",
-    ),
-    "from_first": (
-        [lambda a: (a[0, :-1] - a[-1, :-1]).mean().item()],
-        "You count from the first row for all tasks.",
-    ),
-    "from_previous": (
-        [lambda a: (a[-2, :-1] - a[-1, :-1]).mean().item()],
-        "You count from the last moment but one. The best of all earlier moments counts.",
-    ),
-    "not_before_learning": (
-        [lambda a: _lost(torch.cat([a[:-1].tril(), a[-1:]])).mean().item()],
-        "You leave out what a task's accuracy was before it was learned. *Any* earlier moment counts.",
+    "from_another_moment": (
+        [
+            lambda a: (a.diagonal()[:-1] - a[-1, :-1]).mean().item(),
+            lambda a: (a[0, :-1] - a[-1, :-1]).mean().item(),
+            lambda a: (a[-2, :-1] - a[-1, :-1]).mean().item(),
+            lambda a: _lost(torch.cat([a[:-1].tril(), a[-1:]])).mean().item(),
+        ],
+        "You do not count from a task's best. *Any* earlier moment may be that: also before the task was learned, or "
+        "after it.",
     ),
     "transposed": (
-        [lambda a: _lost(a.T).mean().item()],
+        [lambda a: _lost(a.T).mean().item(), lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean().item()],
         "You take rows for columns: a row is a moment, a column a task.",
-    ),
-    "one_side_transposed": (
-        [lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean().item()],
-        "Your best is that of a row, the best task at one moment. It should be the best moment of one task.",
     ),
     "percent": ([lambda a: 100 * _lost(a).mean().item()], "That is in percent. The table holds shares."),
     "sum": ([lambda a: _lost(a).sum().item()], "That is the sum over the old tasks, not the mean."),
