@@ -1,5 +1,6 @@
 """The check of milestone M4: the diagnosis of the colleague's run."""
 
+import contextlib
 import copy
 import random
 from collections import defaultdict
@@ -70,18 +71,12 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _answer(found: Any) -> bool:
-    if found is None:
-        raise Wrong("nothing_returned", "Your test returns nothing. Return True or False.")
-    if isinstance(found, str):
-        raise Wrong("text_returned", f"Your test returns the text {found[:40]!r}. Return True or False.")
-    if isinstance(found, list | tuple) and found and all(isinstance(one, bool | np.bool_) for one in found):
-        raise Wrong("not_one_answer", _SEVERAL)
-    try:
-        return bool(found)
-    except (ValueError, RuntimeError):  # an array or a tensor of several
-        raise Wrong("not_one_answer", _SEVERAL) from None
-
-
-_SEVERAL = (
-    "Your test returns several answers. A run has one, True or False. Does the failure show in any of them, or in all?"
-)
+    several = isinstance(found, list | tuple) and found and all(isinstance(one, bool | np.bool_) for one in found)
+    if found is not None and not isinstance(found, str) and not several:
+        with contextlib.suppress(ValueError, RuntimeError):  # an array or a tensor of several
+            return bool(found)
+    raise Wrong(
+        "not_one_answer",
+        f"Your test returns {found!r:.60}, and a run has one answer, True or False. Where there are several: does the "
+        "failure show in any of them, or in all?",
+    )

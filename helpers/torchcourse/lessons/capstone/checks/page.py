@@ -5,7 +5,7 @@ import io
 import math
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -167,7 +167,7 @@ def _judge_interval(text: str, measured: Measured) -> None:
     if _has(found, mean) and re.search(whole, text):
         raise Wrong("whole_points", "Your interval is rounded to whole points. Give its ends to a tenth of a point.")
     for symptom, (ends, hint) in _known_mistakes(measured).items():
-        if states(text, *ends):
+        if any(states(text, *each) for each in ends):
             raise Wrong(symptom, hint)
     if unsigned:
         raise Wrong(
@@ -188,7 +188,7 @@ def _judge_interval(text: str, measured: Measured) -> None:
     )
 
 
-def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], str]]:
+def _known_mistakes(measured: Measured) -> dict[str, tuple[Sequence[tuple[float, float]], str]]:
     """Intervals that learners give: symptom → ends in percentage points, and the hint."""
     tuned, present = 100 * np.array(measured.tuned), 100 * np.array(measured.present)
     by_card, by_seed = tuned.mean(axis=0) - present, tuned.mean(axis=1) - present.mean()
@@ -200,46 +200,42 @@ def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], 
     def ends(reach: float) -> tuple[float, float]:
         return mean - reach, mean + reach
 
-    over_seeds = "Your interval is over the seeds. All seeds were tested on the same cards: it says how much training "
-    over_seeds += "varies, and nothing of other cards, which are what the customer will send."
-    unpaired = "Your interval is that of two independent readers. Both read the same cards: what makes a card hard is "
-    unpaired += "hard for both, and cancels in the difference."
     low, high = ends(t95(cards - 1) * error)
     clipped = (
         f"The interval goes from {low:.1f} to {high:.1f}: an end below 0 says that the tuned reader may be worse. "
     )
     clipped += "Do not leave that out."
-    return ({"clipped": ((0.0, high), clipped)} if low < 0 else {}) | {
-        "over_seeds": (ends(t95(seeds - 1) * standard_error(by_seed).item()), over_seeds),
-        "one_error": (ends(error), "Your interval reaches one standard error to each side: that covers two in three."),
-        "not_student": (
-            ends(1.96 * error),
-            f"1.96 standard errors are for very many cards. How many are they for {cards}? Lesson 03 has the t.",
+    return ({"clipped": ([(0.0, high)], clipped)} if low < 0 else {}) | {
+        "over_seeds": (
+            [ends(t95(seeds - 1) * standard_error(by_seed).item())],
+            "Your interval is over the seeds. All seeds were tested on the same cards: it says how much training "
+            "varies, and nothing of other cards, which are what the customer will send.",
+        ),
+        "one_error": (
+            [ends(error)],
+            "Your interval reaches one standard error to each side: that covers two in three.",
+        ),
+        "other_t": (
+            (ends(1.96 * error), ends(t95(seeds - 1) * error)),
+            f"Your interval reaches 1.96 standard errors, as for very many cards, or the t of {seeds} seeds. The "
+            f"differences are of {cards} cards. Lesson 03 has the t.",
         ),
         "divided_by_n": (
-            ends(t95(cards - 1) * error * math.sqrt(1 - 1 / cards)),
+            [ends(t95(cards - 1) * error * math.sqrt(1 - 1 / cards))],
             f"Your deviation divides by {cards}, the number of cards. That of a sample divides by one less: `ddof=1` "
             "in NumPy.",
         ),
-        "unpaired": (ends(t95(cards - 1) * apart), unpaired),
+        "unpaired": (
+            [ends(t95(cards - 1) * apart)],
+            "Your interval is that of two independent readers. Both read the same cards: what makes a card hard is "
+            "hard for both, and cancels in the difference.",
+        ),
         "spread": (
-            ends(t95(cards - 1) * error * math.sqrt(cards)),
+            (ends(t95(cards - 1) * error * math.sqrt(cards)), ends(error * math.sqrt(cards))),
             f"Your interval says how far apart single cards lie. The mean of {cards} cards is surer than one card.",
         ),
-        "one_deviation": (
-            ends(error * math.sqrt(cards)),
-            f"Your interval reaches one standard deviation of the cards to each side. How sure is the mean of {cards}?",
-        ),
-        "root_of_seeds": (
-            ends(t95(cards - 1) * error * math.sqrt(cards / seeds)),
-            f"Your standard error divides by the root of {seeds}, the seeds. The differences are of {cards} cards.",
-        ),
-        "t_of_seeds": (
-            ends(t95(seeds - 1) * error),
-            f"Your t is that of {seeds} seeds. The differences are those of {cards} cards.",
-        ),
         "over_all": (
-            ends(t95(seeds * cards - 1) * over_all),
+            [ends(t95(seeds * cards - 1) * over_all)],
             f"Your interval takes {seeds} seeds on {cards} cards for {seeds * cards} independent values. Each card is "
             "counted several times: average over the seeds first.",
         ),
