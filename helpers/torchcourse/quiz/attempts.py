@@ -4,7 +4,7 @@ from datetime import datetime
 
 from torchcourse import journal
 from torchcourse.quiz import texts
-from torchcourse.quiz.questions import Bank, Question
+from torchcourse.quiz.questions import Bank, ChoiceQuestion, Question
 from torchcourse.quiz.verdict import Verdict, judge, judge_open
 
 
@@ -15,7 +15,7 @@ class Attempt:
         bank: the question's bank.
         first: the question as it is asked first.
         shown: that, or one of its variants, with its choices as they are shown.
-        grade_line: whether to show the line to type for a grade.
+        number: the question's in its quiz, where the line to type for a grade is shown.
         draw: which order of the choices `shown` has; see `choice_order.redrawn`.
     """
 
@@ -25,16 +25,15 @@ class Attempt:
     """The name of the text that says what a change of a wrong answer does."""
 
     def __init__(
-        self, bank: Bank, first: Question, shown: Question, *, grade_line: bool = False, draw: int = 0
+        self, bank: Bank, first: Question, shown: Question, *, number: int | None = None, draw: int = 0
     ) -> None:
         self.lesson, self.title = bank.lesson, bank.title
         self.first = first
-        self.question = shown
-        self.number = bank.number(shown) if grade_line else None
+        self.question, self.number = shown, number
         self.keyless = bank.stripped
         self.draw = draw
         # What the letters of the answer mean, in the letters of the bank's file; see `choice_order`.
-        self.order = {"order": shown.order} if shown.kind in ("one", "several") and shown.order else {}
+        self.order = {"order": shown.order} if isinstance(shown, ChoiceQuestion) and shown.order else {}
         self.begun = datetime.now().astimezone().replace(microsecond=0)
 
     def check(self, answer: str | float, sure: int | None) -> Verdict:

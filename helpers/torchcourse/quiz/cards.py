@@ -40,11 +40,10 @@ def card(
         return cast(Card, NotShown())
     found = bank.lesson(lesson)
     first, shown = found.question(question)
+    if number is None and grade_line and not draw:
+        number = found.number(shown)
     shown = choice_order.redrawn(shown, draw) if draw else choice_order.in_file_order(shown, order)
-    made = Card(found, first, shown, grade_line=grade_line and not draw, draw=draw)
-    if number is not None:
-        made.number = number
-    return made
+    return Card(found, first, shown, number=number, draw=draw)
 
 
 class NotShown:

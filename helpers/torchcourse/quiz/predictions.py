@@ -106,13 +106,11 @@ class Prediction:
         return f'from torchcourse.quiz import predict; predict("{self.name}").choose("A")'
 
     def __repr__(self) -> str:
-        listed = [
-            f"  {letter}  {markup.to_plain(choice)}" for letter, choice in zip(LETTERS, self.choices, strict=False)
-        ]
-        kept = [texts.say("predicted", choice=markup.to_plain(self.kept))] if self.kept else []
-        return "\n".join(
-            [markup.to_plain(self.question), *listed, *kept, texts.say("predict_by_code", how=self._line())]
-        )
+        lines = [markup.to_plain(self.question)]
+        lines += [f"  {letter}  {markup.to_plain(each)}" for letter, each in zip(LETTERS, self.choices, strict=False)]
+        if self.kept:
+            lines.append(texts.say("predicted", choice=markup.to_plain(self.kept)))
+        return "\n".join([*lines, texts.say("predict_by_code", how=self._line())])
 
     def _repr_html_(self) -> str:
         """Return what stays when nothing can be clicked: the question, one's prediction, and how to go on."""
@@ -124,8 +122,8 @@ class Prediction:
 
     def asked_html(self, right: str | None = None) -> str:
         """Return the question and its choices; one's own is marked, and the right one where it is given."""
-        rows, labels = [], lettered([markup.to_inline(choice) for choice in self.choices])
-        for choice, (_letter, label) in zip(self.choices, labels, strict=True):
+        rows = []
+        for choice, (_letter, label) in zip(self.choices, lettered(self.choices), strict=True):
             marks = [texts.say("right_choice")] if choice == right else []
             marks += [texts.say("your_choice")] if choice == self.kept else []
             look = " tc-chosen" if choice == self.kept else ""

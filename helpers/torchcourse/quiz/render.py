@@ -5,7 +5,7 @@ All text of a bank passes through `markup`.
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def answer_fields(question: Question, name: str) -> str:
     """Return the question with the controls to answer it; `name` is a prefix for ids that no other card has."""
     asked = question_html(question)
     if isinstance(question, ChoiceQuestion):
-        choices = lettered([markup.to_inline(str(text)) for text in question.options])
-        return group("answer", "radio" if question.kind == "one" else "checkbox", asked, choices)
+        return group("answer", "radio" if question.kind == "one" else "checkbox", asked, lettered(question.options))
     label = said(f"kind_{question.kind}")
     field = f'name="answer" aria-describedby="{name}-question {name}-hint"'
     if question.kind == "open":
@@ -62,10 +61,11 @@ def answer_fields(question: Question, name: str) -> str:
     return f'<div id="{name}-question">{asked}</div><label class="tc-typed">{control}</label>'
 
 
-def lettered(choices: list[str]) -> list[tuple[str, str]]:
-    """Return each choice, HTML already, with its letter: as a value, and in the label."""
+def lettered(choices: Sequence[Text | str]) -> list[tuple[str, str]]:
+    """Return each choice with its letter: as a value, and as HTML in the label."""
     return [
-        (letter, f"<b>{letter}</b> <span>{choice}</span>") for letter, choice in zip(LETTERS, choices, strict=False)
+        (letter, f"<b>{letter}</b> <span>{markup.to_inline(str(choice))}</span>")
+        for letter, choice in zip(LETTERS, choices, strict=False)
     ]
 
 
@@ -93,12 +93,10 @@ def button(action: str, label: str, *, value: str = "", able: bool = True, more:
 
 def language_buttons() -> str:
     """Return a button for each language; the present one is pressed."""
-    buttons = [
-        button(
-            "language", label, value=code, more=f' lang="{code}" aria-pressed="{str(code == texts.current()).lower()}"'
-        )
-        for code, label in texts.LANGUAGES.items()
-    ]
+    buttons = []
+    for code, label in texts.LANGUAGES.items():
+        pressed = str(code == texts.current()).lower()
+        buttons.append(button("language", label, value=code, more=f' lang="{code}" aria-pressed="{pressed}"'))
     return f'<span class="tc-language">{"".join(buttons)}</span>'
 
 
@@ -128,8 +126,8 @@ def ticks(question: OpenQuestion) -> str:
 
 def _to_tick(question: OpenQuestion) -> list[tuple[str, str, list[Text]]]:
     """Return the two lists of an open question: the name of the control, that of its title, the lines."""
-    said, thought = [part.text for part in question.self_check], [trap.reasoning for trap in question.mistakes]
-    return [("said", "self_check", said), ("thought", "traps", thought)]
+    points, traps = [part.text for part in question.self_check], [trap.reasoning for trap in question.mistakes]
+    return [("said", "self_check", points), ("thought", "traps", traps)]
 
 
 def notes_html() -> str:
@@ -165,10 +163,7 @@ def static_html(question: Question, head: str, how: str, told: str = "") -> str:
         told: what the learner answered and why that is right or not, as HTML; empty before the first answer.
     """
     options = question.options if isinstance(question, ChoiceQuestion) else []
-    choices = "".join(
-        f'<div class="tc-choice">{label}</div>'
-        for _letter, label in lettered([markup.to_inline(str(text)) for text in options])
-    )
+    choices = "".join(f'<div class="tc-choice">{label}</div>' for _letter, label in lettered(options))
     return (
         f'{STYLE}<div class="tc-card"><div class="tc-meta">{html.escape(head)}</div>'
         f"{question_html(question)}{choices}{unit_html(question)}{told}"

@@ -163,11 +163,10 @@ class PredictionForm(Form):
 
     def draw(self) -> dict[str, str]:
         say = texts.say("prediction_kept") if self.values.get("answer") else ""
-        choices = render.lettered([markup.to_inline(choice) for choice in self.offered])
         asked = f'<div class="tc-question">{markup.to_html(self.question)}</div>'
         return {
             "head": f'<span class="tc-meta">{texts.say("predict")}</span>',
-            "answer": render.group("answer", "radio", asked, choices),
+            "answer": render.group("answer", "radio", asked, render.lettered(self.offered)),
             "kept": f'<span class="tc-meta" role="status">{say}</span>',
             "notes": render.notes_html(),
         }
