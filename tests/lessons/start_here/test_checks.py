@@ -392,7 +392,7 @@ def test_the_evidence_is_read():
     ("answer", "symptom"),
     [
         ((0, 31), "other_rank"),
-        ((2, 31), "counted_from_one"),
+        ((2, 31), "no_such_rank"),
         ((1, 32), "batch_as_planned"),
         ((1, 24304), "pixels"),
         ((1, 30), "other_batch"),

@@ -44,7 +44,7 @@ def broadcast(tensor: torch.Tensor, source: int = 0) -> int:
     others = [other for other in range(world_size) if other != source]
     for other in others:
         dist.send(tensor.detach().contiguous(), other)
-    return len(others) * _size(tensor)
+    return len(others) * tensor.nbytes
 
 
 def naive_all_reduce(tensor: torch.Tensor) -> int:
@@ -59,7 +59,7 @@ def naive_all_reduce(tensor: torch.Tensor) -> int:
     rank, world_size = rank_and_world_size()
     if rank != 0:
         dist.send(tensor.detach().contiguous(), 0)
-        return _size(tensor) + broadcast(tensor)
+        return tensor.nbytes + broadcast(tensor)
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     received = torch.empty_like(total)
     for other in range(1, world_size):
@@ -205,7 +205,7 @@ def _exchange(outgoing: torch.Tensor, incoming: torch.Tensor) -> int:
         operations.append(dist.P2POp(dist.irecv, incoming, (rank - 1) % world_size))
     for work in dist.batch_isend_irecv(operations) if operations else []:
         work.wait()
-    return _size(outgoing)
+    return outgoing.nbytes
 
 
 def _check_chunks(chunks: Sequence[torch.Tensor]) -> tuple[int, int]:
@@ -222,10 +222,6 @@ def _overwrite(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Write `values` into `tensor`, also where it is a parameter, and at no cost where it shares their memory."""
     if tensor.data_ptr() != values.data_ptr():
         tensor.detach().copy_(values)
-
-
-def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _frozen(summed: list[list[frozenset[int]]]) -> tuple[tuple[frozenset[int], ...], ...]:

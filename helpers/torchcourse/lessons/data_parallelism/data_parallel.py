@@ -201,7 +201,7 @@ class Bucket:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        self.bytes = sum(_bytes(parameter) for parameter in parameters)
+        self.bytes = sum(parameter.nbytes for parameter in parameters)
         self.arrived: set[nn.Parameter] = set()
         self._work: dist.Work | None = None
 
@@ -288,13 +288,13 @@ def fill_buckets(
     for parameter in reversed(parameters):
         if (
             not groups
-            or size + _bytes(parameter) > bucket_mb * 2**20
+            or size + parameter.nbytes > bucket_mb * 2**20
             or not _may_share(groups[-1][-1], parameter, sparse)
         ):
             groups.append([])
             size = 0
         groups[-1].append(parameter)
-        size += _bytes(parameter)
+        size += parameter.nbytes
     return [SparseBucket(group) if group[0] in sparse else Bucket(group) for group in groups]
 
 
@@ -358,7 +358,3 @@ def _no_rows(parameter: nn.Parameter) -> torch.Tensor:
     indices = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
     rows = parameter.detach().new_empty(0, *parameter.shape[1:])
     return torch.sparse_coo_tensor(indices, rows, parameter.shape, is_coalesced=True, check_invariants=False)
-
-
-def _bytes(parameter: nn.Parameter) -> int:
-    return parameter.numel() * parameter.element_size()

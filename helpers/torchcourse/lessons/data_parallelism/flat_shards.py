@@ -143,7 +143,7 @@ class FlatShards:
     @property
     def held(self) -> int:
         """The bytes of parameters on this rank now: its shards, and the units that are gathered."""
-        shards = sum(shard.numel() * shard.element_size() for shard in self.shards)
+        shards = sum(shard.nbytes for shard in self.shards)
         return shards + sum(unit.full.untyped_storage().nbytes() for unit in self.units)
 
     def full_parameters(self) -> dict[str, torch.Tensor]:
@@ -199,7 +199,7 @@ class _Unit:
         """Make room and let the shards come, unless they are on the way."""
         if self.work is not None:
             return
-        self.full.untyped_storage().resize_(self.full.numel() * self.full.element_size())
+        self.full.untyped_storage().resize_(self.full.nbytes)
         # `.data` counts its own changes: autograd would otherwise refuse the tensors that it saved as changed.
         parts = list(self.full.data.chunk(dist.get_world_size()))
         self.work = dist.all_gather(parts, self.shard.detach().to(self.full.dtype), async_op=True)

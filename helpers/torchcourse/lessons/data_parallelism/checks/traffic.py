@@ -45,7 +45,7 @@ def watched() -> Iterator[Traffic]:
     originals = {name: vars(group)[name] for name in ("send", *_COLLECTIVES)}
 
     def send(self: Any, tensors: Sequence[torch.Tensor], target: int, *rest: Any) -> Any:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        size = sum(tensor.nbytes for tensor in tensors)
         traffic.bytes += size
         traffic.messages += 1
         traffic.largest = max(traffic.largest, size)

@@ -1,12 +1,13 @@
 """Checks of what is reckoned: exposed communication, the bound of a layer, one graph."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number, refuse_formula, refuse_known, same, tensor_of
 from torchcourse.lessons.performance.graphs import break_reasons, counted
 
 Intervals = list[tuple[float, float]]
@@ -39,55 +40,65 @@ def exposed(learner: Callable[[Intervals, Intervals], float]) -> str:
         if abs(value - right) < 1e-9:
             continue
         if computing is _TRACES[0][0]:
-            _refuse_known_times(learner, value, case)
+            # In one trace, a different mistake may give the same number.
+            values = [value, _one_number(learner(*map(list, _TRACES[1][:2])), "Milliseconds are one number.")]
+            refuse_formula(values, _TRACES[:2], _WRONG_TIMES)
         raise Wrong("wrong_value", f"{case}{right:g} ms are exposed. Your function returned {value:g}.")
     return f"{len(_TRACES)} traces: nothing covered, partly covered, in gaps, several spans, none."
 
 
-def _refuse_known_times(learner: Callable[[Intervals, Intervals], float], value: float, case: str) -> None:
-    """Name the mistake that explains two traces: in one, a different mistake may give the same number."""
-    computing, sending, _ = _TRACES[1]
-    values = [value, number(learner(list(computing), list(sending)))]
-    one, other = (_wrong_times(*trace) for trace in _TRACES[:2])
-    known = {name: (AnyOf(map(list, zip(one[name][0], other[name][0], strict=True))), one[name][1]) for name in one}
-    refuse_known(values, known, where=case)
+def _length(spans: Intervals) -> float:
+    return sum(end - start for start, end in spans)
 
 
-def _wrong_times(computing: Intervals, sending: Intervals, right: float) -> dict[str, tuple[tuple[float, ...], str]]:
-    """What known mistakes return for a trace that ends with a message."""
-    whole, busy = (sum(end - start for start, end in spans) for spans in (sending, computing))
-    span = max(computing[-1][1], sending[-1][1]) - min(computing[0][0], sending[0][0])
-    pairs = [(max(a, b), min(c, d)) for a, c in computing for b, d in sending]
-    inside = [(b, d) for b, d in sending if any(a <= b and d <= c for a, c in computing)]
-    touched = [(b, d) for b, d in sending if any(a < d and b < c for a, c in computing)]
-    return {
-        "swapped": (
-            (busy - (whole - right),),
-            "you counted computing without sending. Asked is sending without computing.",
-        ),
-        "all_sending": ((whole,), "you counted all the time of sending. What runs beside computing costs nothing."),
-        "covered": ((whole - right,), "you counted what is covered. Asked is what is left: nothing is computed then."),
-        "after_the_last": (
-            (sending[-1][1] - computing[-1][1],),
-            "only what comes after the last computing counts in yours. A gap between two spans waits, too.",
-        ),
-        "difference_of_sums": (
-            (whole - busy,),
-            "you compared sums. Which moments are covered depends on where the spans lie.",
-        ),
-        "idle": (
-            (span - busy,),
-            "you counted all the time without computing. Where nothing is sent either, nothing is exposed.",
-        ),
-        "less_than_nothing": (
-            (whole - sum(end - start for start, end in pairs),),
-            "two spans that do not meet share no time. In yours they share less than 0 ms.",
-        ),
-        "all_or_nothing": (
-            tuple(whole - sum(end - start for start, end in spans) for spans in (inside, touched)),
-            "a span of sending that is covered in part is covered as a whole, or not at all, in yours. Cut it.",
-        ),
-    }
+def _less_whole(computing: Intervals, sending: Intervals, right: float, in_part: bool) -> float:
+    """The time of the spans of sending that are not covered as a whole; `in_part`: nor in part."""
+    spans = [
+        (b, d)
+        for b, d in sending
+        if not any((a < d and b < c) if in_part else (a <= b and d <= c) for a, c in computing)
+    ]
+    return _length(spans)
+
+
+_WRONG_TIMES: dict[str, tuple[list[Callable[[Intervals, Intervals, float], float]], str]] = {
+    "swapped": (
+        [lambda computing, sending, right: _length(computing) - (_length(sending) - right)],
+        "You counted computing without sending. Asked is sending without computing.",
+    ),
+    "all_sending": (
+        [lambda computing, sending, right: _length(sending)],
+        "You counted all the time of sending. What runs beside computing costs nothing.",
+    ),
+    "covered": (
+        [lambda computing, sending, right: _length(sending) - right],
+        "You counted what is covered. Asked is what is left: nothing is computed then.",
+    ),
+    "after_the_last": (
+        [lambda computing, sending, right: sending[-1][1] - computing[-1][1]],
+        "Only what comes after the last computing counts in yours. A gap between two spans waits, too.",
+    ),
+    "difference_of_sums": (
+        [lambda computing, sending, right: _length(sending) - _length(computing)],
+        "You compared sums. Which moments are covered depends on where the spans lie.",
+    ),
+    "idle": (
+        [lambda computing, sending, right: sending[-1][1] - min(sending[0][0], computing[0][0]) - _length(computing)],
+        "You counted all the time without computing. Where nothing is sent either, nothing is exposed.",
+    ),
+    "less_than_nothing": (
+        [
+            lambda computing, sending, right: (
+                _length(sending) - _length([(max(a, b), min(c, d)) for a, c in computing for b, d in sending])
+            )
+        ],
+        "Two spans that do not meet share no time. In yours they share less than 0 ms.",
+    ),
+    "all_or_nothing": (
+        [partial(_less_whole, in_part=False), partial(_less_whole, in_part=True)],
+        "A span of sending that is covered in part is covered as a whole, or not at all, in yours. Cut it.",
+    ),
+}
 
 
 def _one_number(value: object, hint: str) -> float:
@@ -107,9 +118,11 @@ def linear_seconds(learner: Callable[[int, int, int, int, float, float], float])
     if any(same(values, one, tolerance=1e-6) for one in right):
         return f"{len(_LAYERS)} layers: both bounds, 2 and 4 bytes per number."
     # A mistake is one that explains the values of all layers at once.
-    for symptom, (options, hint) in _MISTAKES.items():
-        if any(same(values, _bounds(**options, bias=bias), tolerance=1e-6) for bias in (False, True)):
-            raise Wrong(symptom, hint)
+    known = {
+        symptom: (AnyOf(_bounds(**wrong, bias=bias) for wrong in options for bias in (False, True)), hint)
+        for symptom, (options, hint) in _MISTAKES.items()
+    }
+    refuse_known(values, known, tolerance=1e-6)
     place = next(n for n in range(len(values)) if not any(same(values[n], one[n], tolerance=1e-6) for one in right))
     batch, inputs, outputs, width, _ = _LAYERS[place]
     raise Wrong(
@@ -130,51 +143,45 @@ _LAYERS = [
 ]
 _BANDWIDTH = 5e7
 
-_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+_MISTAKES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "added": (
-        {"take": lambda compute, move: compute + move},
+        [{"take": lambda compute, move: compute + move}],
         "You added both times. Computing and moving run at the same time: which of the two takes longer?",
     ),
-    "the_shorter": ({"take": min}, "You took the shorter time. The layer is not done before both are done."),
+    "the_shorter": ([{"take": min}], "You took the shorter time. The layer is not done before both are done."),
     "compute_only": (
-        {"take": lambda compute, move: compute},
+        [{"take": lambda compute, move: compute}],
         "Your times are those of the operations alone: the time to move the bytes is left out, or far too short.",
     ),
     "memory_only": (
-        {"take": lambda compute, move: move},
+        [{"take": lambda compute, move: move}],
         "Your times are those of the bytes alone: the time to compute is left out, or far too short.",
     ),
     "one_sample": (
-        {"one_sample": True},
-        "You counted the operations of one sample. Each sample of the batch has its own.",
-    ),
-    "bytes_of_one_sample": (
-        {"rows_once": True},
-        "You counted the inputs and outputs of one sample. Each sample of the batch has its own.",
-    ),
-    "one_sample_of_all": (
-        {"one_sample": True, "rows_once": True},
-        "You counted one sample. Each sample of the batch has its own operations, inputs and outputs.",
+        [{"computed": 1}, {"rows": 1}, {"computed": 1, "rows": 1}],
+        "You counted the operations of one sample, or its inputs and outputs. Each sample of the batch has its own.",
     ),
     "rates_swapped": (
-        {"swapped": True},
+        [{"swapped": True}],
         "The two rates are swapped: `peak` is in operations per second, `bandwidth` in bytes per second.",
     ),
     "one_per_product": (
-        {"flop": 1},
+        [{"flop": 1}],
         "A multiplication and an addition are two operations for each weight and sample.",
     ),
-    "no_weights": ({"weights": 0}, "The weights have to be read as well."),
-    "weights_only": ({"given": 0, "out": 0}, "Inputs are read and outputs are written as well."),
-    "no_inputs": ({"given": 0}, "The inputs have to be read as well."),
-    "no_outputs": ({"out": 0}, "The outputs have to be written as well."),
+    "bytes_left_out": (
+        [{"weights": 0}, {"given": 0, "out": 0}, {"given": 0}, {"out": 0}],
+        "Something is not moved in yours: weights and inputs have to be read, and outputs to be written.",
+    ),
     "weights_per_sample": (
-        {"per_sample": True},
+        [{"per_sample": True}],
         "You read the weights once per sample. A batch reads them once: that is what makes it pay.",
     ),
-    "numbers_not_bytes": ({"fixed_width": 1}, "You counted numbers. The bandwidth is in bytes per second."),
-    "four_bytes": ({"fixed_width": 4}, "A number has 4 bytes in yours, whatever is given."),
-    "milliseconds": ({"scale": 1e3}, "Your values are 1,000 times too large. Return seconds."),
+    "bytes_per_number": (
+        [{"fixed_width": 1}, {"fixed_width": 4}],
+        "You counted numbers, or 4 bytes for each of them. The bandwidth is in bytes per second: how many are given?",
+    ),
+    "milliseconds": ([{"scale": 1e3}], "Your values are 1,000 times too large. Return seconds."),
 }
 
 
@@ -185,24 +192,23 @@ def _bounds(
     given: float = 1,
     out: float = 1,
     per_sample: bool = False,
-    fixed_width: float | None = None,
+    fixed_width: int | None = None,
     scale: float = 1,
     take: Callable[[float, float], float] = max,
     bias: bool = False,
     extra: int = 0,
-    one_sample: bool = False,
-    rows_once: bool = False,
+    computed: int | None = None,
+    rows: int | None = None,
     swapped: bool = False,
 ) -> list[float]:
     """Return the bound of each layer; the arguments say what a mistake does differently."""
     bounds = []
     for batch, inputs, outputs, width, peak in _LAYERS:
-        times, rows = batch if per_sample else 1, 1 if rows_once else batch
-        moved = weights * times * (inputs + bias) * outputs + given * rows * inputs + out * rows * outputs
-        in_bytes = moved * (width if fixed_width is None else fixed_width)
-        operations = (flop * inputs + extra) * (1 if one_sample else batch) * outputs
+        read = weights * (batch if per_sample else 1) * (inputs + bias) * outputs
+        moved = read + (rows or batch) * (given * inputs + out * outputs)
+        operations = (flop * inputs + extra) * (computed or batch) * outputs
         computing, moving = (_BANDWIDTH, peak) if swapped else (peak, _BANDWIDTH)
-        bounds.append(scale * take(operations / computing, in_bytes / moving))
+        bounds.append(scale * take(operations / computing, moved * (fixed_width or width) / moving))
     return bounds
 
 

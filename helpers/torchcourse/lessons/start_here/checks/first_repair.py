@@ -23,15 +23,13 @@ def evidence(learner: tuple[int, int]) -> str:
     rank, batch = _whole_number(rank), _whole_number(batch)
     if (rank, batch) == (BROKEN_BATCH, BROKEN_RANK):
         raise Wrong("swapped", "Both numbers are right, and they are in each other's place.")
-    if rank == BROKEN_RANK + 1:
-        raise Wrong("counted_from_one", "There is no such rank here: two ranks are called 0 and 1.")
     if rank == 0:
         raise Wrong(
             "other_rank",
             "That rank did nothing wrong; it was only waiting. The first line of the error names a different one.",
         )
     if rank != BROKEN_RANK:
-        raise Wrong("no_such_rank", f"There is no rank {rank} here: two ranks are called 0 and 1.")
+        raise Wrong("no_such_rank", f"There is no rank {rank} here: the two ranks are called 0 and 1.")
     if batch == 32:
         raise Wrong(
             "batch_as_planned", "32 is what the code expects. How many images did it get? Divide what the error counts."

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, same
+from torchcourse.checks.kit import number, refuse_known, same
 
 Share = Callable[[list[int], int, int], list[int]]
 
@@ -171,7 +171,8 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
     first = wrong[0]
     samples, classes = tried[first][0].shape
     where = f"For {samples} samples and {classes} classes you returned {answers[first]:.5g}"
-    if first == 0 and _chose_per_class(answers[0], *tried[0]):
+    logits, labels = tried[0]  # only a square of logits gives the best sample of each class
+    if first == 0 and same(answers[0], (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5):
         raise Wrong(
             "wrong_axis",
             "You looked for the best sample of each class. Logits have the shape [samples, classes]: along which of "
@@ -202,21 +203,16 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
             [count / batch[0].shape[1] for count, batch in zip(hits, tried, strict=True)],
             ": the number of samples that are right, divided by the number of classes. It is a part of the samples.",
         ),
-        "too_rough": (
-            truths,
-            f" and {hits[first]} of {samples} is {truths[first]:.5g}: close, but rounded. With how many digits does "
-            "your type of numbers compute a mean?",
-        ),
     }
-    for symptom, (values, hint) in known.items():
-        if len(answers) > 1 and same(answers, values, tolerance=1e-2 if symptom == "too_rough" else 1e-5):
-            raise Wrong(symptom, where + hint)
+    if len(answers) > 1:
+        refuse_known(answers, known, 1e-5, where=where)
+        if same(answers, truths, tolerance=1e-2):
+            raise Wrong(
+                "too_rough",
+                f"{where} and {hits[first]} of {samples} is {truths[first]:.5g}: close, but rounded. With how many "
+                "digits does your type of numbers compute a mean?",
+            )
     raise Wrong("wrong_value", f"{where}, but {hits[first]} samples have their largest logit at the label.")
-
-
-def _chose_per_class(answer: float, logits: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether the number is that of the best sample of each class; only a square of logits gives one."""
-    return same(answer, (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5)
 
 
 @check
