@@ -5,7 +5,6 @@ In the notebook's order: `mlp_bytes`, `evaluate`, `find_batch_size`; the rest is
 
 import gc
 import math
-import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -96,7 +95,6 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
     for most, limit in ((100, 1024), (1, 64), (256, 256), (0, 16)):
         room = _Room(most, limit)
         with room.device:
-            before = room.device.current
             try:
                 given = learner(room.attempt, limit)
             except torch.OutOfMemoryError:
@@ -106,7 +104,7 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
                     "it, and go on.",
                 ) from None
             gc.collect()
-            left = room.device.current - before
+            left = room.device.current
         _judge_search(given, most, limit, room.tries, left)
         if room.held:
             raise Wrong(
@@ -246,8 +244,7 @@ class _Room:
         self.tries: list[int] = []
         self.device = SimulatedDevice("1 GiB")
         self.held = 0  # bytes of earlier tries that were taken when a next one began: of two results, or of an error
-        self._results: list[weakref.ref[torch.Tensor]] = []
-        self._failed: list[weakref.ref[torch.Tensor]] = []
+        self._last_result = 0  # bytes; a variable may still hold these until it gets the next
 
     def attempt(self, size: int) -> torch.Tensor:
         self.tries.append(size)
@@ -260,21 +257,13 @@ class _Room:
                 "outside",
                 f"You tried a batch of {size}. Sizes are whole numbers from 1 to the limit, here {self.limit}.",
             )
-        self._note_what_is_held()
+        if self.device.current > self._last_result:
+            self.held = max(self.held, self.device.current)
         result = torch.zeros(size, 256)
-        (self._failed if size > self.most else self._results).append(weakref.ref(result))
         if size > self.most:
             raise torch.OutOfMemoryError(f"The device is out of memory: {size} samples do not fit.")
+        self._last_result = result.nbytes
         return result
-
-    def _note_what_is_held(self) -> None:
-        results, failed = (_bytes_alive(refs) for refs in (self._results, self._failed))
-        if len(results) > 1 or failed:  # one result is what a variable still holds until it gets the next
-            self.held = max(self.held, sum(results) + sum(failed))
-
-
-def _bytes_alive(refs: list["weakref.ref[torch.Tensor]"]) -> list[int]:
-    return [tensor.nbytes for ref in refs if (tensor := ref()) is not None]
 
 
 def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int) -> None:

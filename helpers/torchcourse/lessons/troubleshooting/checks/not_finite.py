@@ -109,7 +109,8 @@ def _refuse_hooks(model: nn.Module) -> None:
 
 
 def _spoilt(name: str, value: float, where: int | slice = 0) -> _Crossed:
-    """A model in which some numbers of a parameter have this value."""
+    """A model in which some numbers of a parameter have this value, and all others are the same each time."""
+    torch.manual_seed(0)
     model = _Crossed()
     model.get_parameter(name).data[where] = value
     return model
