@@ -79,11 +79,12 @@ def _loaded(
         )
     expect_pair(given, "scans and labels")
     images, labels = given
-    told = [
-        f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        for value in given
-    ]
-    if told != [f"torch.float32 {[len(images), 1, 28, 28]}", f"torch.int64 {[len(labels)]}"]:
+    fits = [isinstance(value, torch.Tensor) and (value.dtype, value.dim(), *value.shape[1:]) for value in given]
+    if fits != [(torch.float32, 4, 1, 28, 28), (torch.int64, 1)]:
+        told = [
+            f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            for value in given
+        ]
         raise Wrong(
             "wrong_type",
             "As before, return scans as a float32 tensor [N, 1, 28, 28] and labels as an int64 tensor [N]. You return "

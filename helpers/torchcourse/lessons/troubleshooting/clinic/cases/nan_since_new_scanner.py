@@ -65,7 +65,7 @@ def _value_and_gradient(loss_of: Callable, logits: torch.Tensor, targets: torch.
     logits = logits.clone().requires_grad_()
     with called_with(f"24 targets and logits of up to {logits.abs().max():.3g}"):
         loss = expect_loss(loss_of(logits, targets))
-    (gradient,) = torch.autograd.grad(loss, logits, allow_unused=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(loss, logits, allow_unused=True, materialize_grads=True)
     return loss.item(), gradient.float()
 
 
