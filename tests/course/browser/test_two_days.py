@@ -168,8 +168,7 @@ def test_the_cards_of_one_cell_are_answered_by_the_keys_alone(lab):
 
 
 PATH = [
-    "from torchcourse.lessons.final.final_quiz import final, final_result",
-    "from torchcourse.quiz import card, review",
+    "from torchcourse.lessons.final.final_quiz import final, final_result\nfrom torchcourse.quiz import card, review",
     'card("04_monitoring_and_checkpoints", "manage-training")',
     "review()",
     "final()",

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from torchcourse.journal import Entry
-from torchcourse.lessons.start_here.final_results import Asked, asked_in
+from torchcourse.lessons.start_here.final_results import Asked, sittings
 from torchcourse.quiz import bank
 from torchcourse.quiz.questions import Bank, Question, versions
 from torchcourse.quiz.reviews import answers_in, states
@@ -50,10 +50,10 @@ def past_of(entries: list[Entry]) -> Past:
         past.right[state.lesson, state.question] = state.right
     last = {(entry["lesson"], entry["question"]): entry for entry in answers_in(entries)}
     past.last_wordings = {(lesson, str(entry.get("asked", question))) for (lesson, question), entry in last.items()}
-    begun = [entry for entry in entries if entry["kind"] == "final" and entry.get("state") == "begun"]
-    past.tries = len(begun)
-    # What the last final asked is not asked again in the same words, answered or not.
-    past.last_wordings |= {(each.lesson, each.wording) for each in asked_in(begun[-1])} if begun else set()
+    tries = sittings(entries)
+    past.tries = len(tries)
+    if tries:  # what the last final asked is not asked again in the same words, answered or not
+        past.last_wordings |= {(each.lesson, each.wording) for each in tries[-1].asked}
     return past
 
 

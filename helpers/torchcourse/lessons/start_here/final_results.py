@@ -91,7 +91,9 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
     found: dict[str, Sitting] = {}
     for entry in entries:
         if entry["kind"] == "final" and entry.get("state") == "begun":
-            asked = asked_in(entry)
+            rows = entry.get("questions")
+            rows = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+            asked = [Asked(*row) for row in rows if list(map(type, row)) == [str, str, str, int]]
             if asked and isinstance(entry.get("final"), str):
                 found.setdefault(entry["final"], Sitting(entry["final"], entry, asked))
         elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and str(entry.get("final")) in found:
@@ -99,13 +101,6 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
             if place in [(each.lesson, each.wording) for each in sitting.asked]:
                 sitting.answers.setdefault(place, entry)
     return list(found.values())
-
-
-def asked_in(begun: Entry) -> list[Asked]:
-    """Return what a final asks, by the entry that was written when it was begun."""
-    rows = begun.get("questions")
-    rows = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
-    return [Asked(*row) for row in rows if list(map(type, row)) == [str, str, str, int]]
 
 
 def results(entries: list[Entry]) -> list[Result]:

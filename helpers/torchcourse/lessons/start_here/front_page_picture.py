@@ -5,12 +5,10 @@ What is written inside them is English everywhere: the fonts that come with matp
 
 from datetime import date, timedelta
 
-from matplotlib.figure import Figure
-
 from torchcourse import figures
 from torchcourse.error_bars import interval_of_share
 from torchcourse.figures import COLORS
-from torchcourse.quiz import texts
+from torchcourse.quiz.texts import say
 
 SIZE = (4.4, 2.7)
 LEVELS = {1: "guessing", 2: "fairly sure", 3: "certain"}
@@ -18,30 +16,13 @@ DAYS = 14
 
 
 def sure(found: dict[int, tuple[int, int]]) -> str:
-    """Return as an image how often each degree of confidence was right; nothing without answers.
+    """Return as an image how often each degree of confidence was right, with its 95% interval (Wilson 1927).
 
     Args:
-        found: what `calibration` gives: {degree: (right, answered)}.
-        language: of the text alternative.
+        found: what `calibration` gives: {degree: (right, answered)}. Without answers there is no image.
     """
-    said = [f"{texts.say(f'sure_{level}')} {right}/{count}" for level, (right, count) in found.items()]
-    return _image(sure_figure(found), "front_sure_alt", said) if found else ""
-
-
-def days(answered: dict[date, int], coming: dict[date, int], today: date) -> str:
-    """Return as an image what was answered and what comes back, by day; nothing where nothing comes back."""
-    said = [f"{day} {count}" for day, count in sorted(coming.items())[:DAYS]]
-    return _image(days_figure(answered, coming, today), "front_days_alt", said) if coming else ""
-
-
-def ideas(found: dict[str, int]) -> str:
-    """Return as an image how many misconceptions are open in each lesson; nothing where none is."""
-    said = [f"{number} {count}" for number, count in found.items()]
-    return _image(ideas_figure(found), "front_ideas_alt", said) if found else ""
-
-
-def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
-    """Draw the share of right answers for each degree of confidence, with its 95% interval (Wilson 1927)."""
+    if not found:
+        return ""
     figure, axis = figures.new(*SIZE)
     for place, (right, count) in enumerate(found.values()):
         low, high = interval_of_share(right, count)
@@ -52,11 +33,17 @@ def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
     axis.set(ylim=(0, 118), yticks=range(0, 101, 25), ylabel="right, with 95% interval / %", xlabel="how sure you were")
     level, (right, count) = list(found.items())[-1]
     axis.set_title(f"When {LEVELS[level]}, right in {right} of {count}")
-    return figure
+    said = [f"{say(f'sure_{level}')} {right}/{count}" for level, (right, count) in found.items()]
+    return figures.to_html(figure, say("front_sure_alt", said=", ".join(said)))
 
 
-def days_figure(answered: dict[date, int], coming: dict[date, int], today: date) -> Figure:
-    """Draw a strip of days: the questions answered on each of the last 14, those that come back in the next 14."""
+def days(answered: dict[date, int], coming: dict[date, int], today: date) -> str:
+    """Return as an image the questions answered on each of the last 14 days, and those that come back in the next 14.
+
+    Where nothing comes back there is no image.
+    """
+    if not coming:
+        return ""
     figure, axis = figures.new(*SIZE)
     for offset in range(-DAYS, DAYS):
         day = today + timedelta(days=offset)
@@ -70,19 +57,19 @@ def days_figure(answered: dict[date, int], coming: dict[date, int], today: date)
     axis.legend(frameon=False, fontsize=8.5)
     week = sum(count for day, count in coming.items() if day < today + timedelta(days=7))
     axis.set_title(f"{week} come back within 7 days")
-    return figure
+    said = [f"{day} {count}" for day, count in sorted(coming.items())[:DAYS]]
+    return figures.to_html(figure, say("front_days_alt", said=", ".join(said)))
 
 
-def ideas_figure(found: dict[str, int]) -> Figure:
-    """Draw how many misconceptions are open in each lesson, by the lesson's number."""
+def ideas(found: dict[str, int]) -> str:
+    """Return as an image how many misconceptions are open in each lesson, by its number; nothing where none is."""
+    if not found:
+        return ""
     figure, axis = figures.new(*SIZE)
     axis.bar(list(found), list(found.values()), color=COLORS["vermillion"], width=0.6)
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="lesson", ylabel="open misconceptions")
     most = max(found, key=lambda number: found[number])
     axis.set_title(f"{sum(found.values())} open, {found[most]} of them in lesson {most}")
-    return figure
-
-
-def _image(figure: Figure, alt: str, said: list[str]) -> str:
-    return figures.to_html(figure, texts.say(alt, said=", ".join(said)))
+    said = [f"{number} {count}" for number, count in found.items()]
+    return figures.to_html(figure, say("front_ideas_alt", said=", ".join(said)))
