@@ -67,7 +67,8 @@ def test_ways_to_start_ranks_do_the_same_work():
     assert min(seconds) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["nothing like it"])
-def test_a_way_that_fails_is_reported_as_failed(name):
-    assert ranks._measure(name, 2).startswith("failed: KeyError")
+def test_a_way_that_fails_is_reported_as_failed(monkeypatch, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import sys\nraise KeyError(sys.argv[2])", encoding="utf-8")
+    monkeypatch.setattr(ranks, "__file__", str(program))
+    assert ranks._measure("nothing like it", 2) == "failed: KeyError: 'nothing like it'"

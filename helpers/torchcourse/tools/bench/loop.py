@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ def table() -> Table:
     raw = seconds.pop("raw loop")
     rows = [["raw loop", f"{statistics.median(raw) / STEPS * 1e6:.0f} µs", "–", "1.00×"]]
     for name, values in seconds.items():
-        over = sorted((value - reference) / STEPS * 1e6 for value, reference in zip(values, raw, strict=True))
+        over = microseconds_over(raw, values, STEPS)
         middle = f"{statistics.median(over):.0f} µs ({over[0]:.0f} to {over[-1]:.0f})"
         rows.append([name, f"{statistics.median(values) / STEPS * 1e6:.0f} µs", middle, ratio(values, raw)])
     return Table(
@@ -47,6 +47,11 @@ def table() -> Table:
         "thread. The Trainer writes TensorBoard scalars every 50 steps and looks at weights and gradients (`watch`) "
         "for up to 1% of the time; its peers log nothing.",
     )
+
+
+def microseconds_over(raw: Iterable[float], values: Iterable[float], steps: int) -> list[float]:
+    """Return by how much each value is above the raw loop's of the same round, per step, sorted."""
+    return sorted((value - reference) / steps * 1e6 for value, reference in zip(values, raw, strict=True))
 
 
 def _seconds(prepare: Callable[[], Callable[[], object]]) -> float:

@@ -10,7 +10,7 @@ import torch
 from torchcourse.ranks.run import run_ranks
 from torchcourse.ranks.who import device
 from torchcourse.timing import measured_in_turn, ratio
-from torchcourse.tools.bench.loop import raw_loop, trainer_loop
+from torchcourse.tools.bench.loop import microseconds_over, raw_loop, trainer_loop
 from torchcourse.tools.gpu_check.parts import Case, Finding, Part
 from torchcourse.tools.gpu_check.ranks import synchronize
 
@@ -34,7 +34,7 @@ def compare() -> Finding:
     numbers = {"raw": statistics.median(raw) / STEPS * 1e6}
     told = [f"raw step {numbers['raw']:.0f} µs"]
     for name, values in seconds.items():
-        over = sorted((value - other) / STEPS * 1e6 for value, other in zip(values, raw, strict=True))
+        over = microseconds_over(raw, values, STEPS)
         numbers[name] = statistics.median(over)
         told.append(
             f"{name} {numbers[name]:+.0f} µs per step ({over[0]:+.0f} to {over[-1]:+.0f}), {ratio(values, raw)}"

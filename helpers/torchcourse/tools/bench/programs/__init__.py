@@ -93,11 +93,13 @@ def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 def fit(
     watch: Watch,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     pairs: Iterable[tuple[torch.Tensor, ...]],
     loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
+    optimizer: torch.optim.Optimizer | None = None,
+    lr: float = 3e-3,
 ) -> None:
-    """Train on pairs of inputs and targets."""
+    """Train on pairs of inputs and targets, by Adam with this learning rate where no optimizer is given."""
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr)
     with watch(model, optimizer):
         for inputs, targets in pairs:
             step(optimizer, loss_fn(model(inputs), targets))
@@ -109,9 +111,19 @@ def fit_tokens(watch: Watch, model: nn.Module, pairs: Iterable[tuple[torch.Tenso
     def loss_fn(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=ignored)
 
-    fit(watch, model, torch.optim.AdamW(model.parameters(), lr=3e-3), pairs, loss_fn)
+    fit(watch, model, pairs, loss_fn, torch.optim.AdamW(model.parameters(), lr=3e-3))
 
 
 def dense(size: int = 12, classes: int = 4, *between: nn.Module) -> nn.Sequential:
     """A dense network with one hidden layer; `between` comes after its ReLU."""
     return nn.Sequential(nn.Linear(size, 24), nn.ReLU(), *between, nn.Linear(24, classes))
+
+
+def classifier(
+    *between: nn.Module, samples: int = 400, adam: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, nn.Sequential, torch.optim.Optimizer]:
+    """Return the inputs and labels of `clouds`, a dense network for them, and its optimizer: SGD, or Adam."""
+    x, y = clouds(samples)
+    model = dense(12, 4, *between)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3) if adam else torch.optim.SGD(model.parameters(), lr=0.1)
+    return x, y, model, optimizer

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, step
 from torchcourse.training import Trainer
 
 
@@ -22,9 +22,7 @@ def course_trainer(watch: Watch) -> None:
 
 
 def validation_at_the_start(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.BatchNorm1d(24))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.BatchNorm1d(24), samples=500, adam=True)
     with watch(model, optimizer):
         for _ in range(3):
             model.eval()
@@ -36,9 +34,7 @@ def validation_at_the_start(watch: Watch) -> None:
 
 
 def validation_in_the_middle(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
             step(optimizer, F.cross_entropy(model(xb), yb))
@@ -52,9 +48,7 @@ def validation_in_the_middle(watch: Watch) -> None:
 
 def validation_at_the_end(watch: Watch) -> None:
     """As most scripts do it: train() at the start of each epoch, eval() at its end."""
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
 
     def evaluate() -> float:
         model.eval()
@@ -71,9 +65,7 @@ def validation_at_the_end(watch: Watch) -> None:
 
 def one_epoch_and_a_last_test(watch: Watch) -> None:
     """A script of one epoch, which never needs train()."""
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
         for xb, yb in batches(x[:400], y[:400]):
             step(optimizer, F.cross_entropy(model(xb), yb))
@@ -83,9 +75,7 @@ def one_epoch_and_a_last_test(watch: Watch) -> None:
 
 
 def accuracy_on_the_training_batch(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), adam=True)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y)):
             step(optimizer, F.cross_entropy(model(xb), yb))
@@ -108,9 +98,7 @@ def ranks_share_of_the_data(watch: Watch) -> None:
 
 
 def copy_of_the_best_state(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.1), samples=500, adam=True)
     least, best = float("inf"), {}
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
@@ -126,9 +114,7 @@ def copy_of_the_best_state(watch: Watch) -> None:
 
 
 def saved_each_epoch(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with tempfile.TemporaryDirectory() as folder, watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y)):
             step(optimizer, F.cross_entropy(model(xb), yb))
@@ -139,9 +125,7 @@ def saved_each_epoch(watch: Watch) -> None:
 
 def weights_averaged_at_the_end(watch: Watch) -> None:
     """The BatchNorm statistics are measured again, without gradients and in training mode."""
-    x, y = clouds()
-    model = dense(12, 4, nn.BatchNorm1d(24))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier(nn.BatchNorm1d(24))
     loader = DataLoader(TensorDataset(x, y), 50, shuffle=True)
     with watch(model, optimizer):
         for _ in range(3):

@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, images, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, fit, images, step
 
 
 def plain_loop(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             optimizer.zero_grad()
@@ -38,9 +36,7 @@ def lbfgs(watch: Watch) -> None:
 
 
 def adam_with_closure(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(adam=True)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
 
@@ -113,20 +109,16 @@ def steps_of_epochs(watch: Watch) -> None:
 
 
 def sum_reduction(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             step(optimizer, F.cross_entropy(model(xb), yb, reduction="sum") / len(xb))
 
 
 def class_weights_and_smoothing(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(adam=True)
     loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 1.0, 4.0]), label_smoothing=0.1)
-    fit(watch, model, optimizer, batches(x, y), loss_fn)
+    fit(watch, model, batches(x, y), loss_fn, optimizer)
 
 
 def loss_of_my_own(watch: Watch) -> None:
@@ -141,9 +133,7 @@ def loss_of_my_own(watch: Watch) -> None:
 
 
 def accumulation(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y, size=8, steps=40)):
             (F.cross_entropy(model(xb), yb) / 4).backward()
@@ -154,9 +144,7 @@ def accumulation(watch: Watch) -> None:
 
 def accumulated_sums(watch: Watch) -> None:
     """Sums of losses, and one division of the gradients before the step."""
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y, size=40):
             optimizer.zero_grad()
@@ -207,9 +195,7 @@ def moving_average_of_weights(watch: Watch) -> None:
 
 
 def autocast_to_bfloat16(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -218,9 +204,7 @@ def autocast_to_bfloat16(watch: Watch) -> None:
 
 
 def scaler_with_clipping(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):

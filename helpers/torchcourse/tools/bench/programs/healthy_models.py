@@ -86,38 +86,32 @@ class _TwoHeads(nn.Module):
         return {"kind": self.kind(hidden), "size": self.size(hidden)}
 
 
-def _fit(watch: Watch, model: nn.Module, x: torch.Tensor, y: torch.Tensor, lr: float = 3e-3, steps: int = 20) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    fit(watch, model, optimizer, batches(x, y, steps=steps))
-
-
 def class_that_never_comes(watch: Watch) -> None:
     x, y = clouds()
-    _fit(watch, dense(), x, torch.where(y == 2, 1, y), steps=30)
+    fit(watch, dense(), batches(x, torch.where(y == 2, 1, y), steps=30))
 
 
 def rare_classes(watch: Watch) -> None:
     x, y = clouds(600, 12, 10)
     keep = (y < 2) | (torch.rand(600) < 0.02)
-    _fit(watch, dense(12, 10), x[keep], y[keep], steps=30)
+    fit(watch, dense(12, 10), batches(x[keep], y[keep], steps=30))
 
 
 def images_with_batch_norm(watch: Watch) -> None:
     layers = [nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
-    _fit(watch, nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(96, 3)), *images(), lr=1e-2)
+    fit(watch, nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(96, 3)), batches(*images(), steps=20), lr=1e-2)
 
 
 def raw_numbers_into_batch_norm(watch: Watch) -> None:
     """The model prepares its inputs itself."""
     x, y = clouds()
-    _fit(watch, nn.Sequential(nn.BatchNorm1d(12), dense()), 40 * x + 300, y)
+    fit(watch, nn.Sequential(nn.BatchNorm1d(12), dense()), batches(40 * x + 300, y, steps=20))
 
 
 def one_hot_words(watch: Watch) -> None:
     words = torch.randint(600, (300,))
-    _fit(
-        watch, nn.Sequential(nn.Linear(600, 24), nn.ReLU(), nn.Linear(24, 4)), F.one_hot(words, 600).float(), words % 4
-    )
+    model = nn.Sequential(nn.Linear(600, 24), nn.ReLU(), nn.Linear(24, 4))
+    fit(watch, model, batches(F.one_hot(words, 600).float(), words % 4, steps=20))
 
 
 def time_first_recurrence(watch: Watch) -> None:
@@ -196,23 +190,18 @@ def constant_targets(watch: Watch) -> None:
     x, _ = clouds()
     model = dense(12, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    with watch(model, optimizer):
-        for (xb,) in batches(x):
-            step(optimizer, F.mse_loss(model(xb), torch.ones(len(xb), 1)))
+    fit(watch, model, batches(x, torch.ones(len(x), 1)), F.mse_loss, optimizer)
 
 
 def many_labels_per_sample(watch: Watch) -> None:
     x, _ = clouds()
     y = (x[:, :5] > 0.3).float()
-    model = dense(12, 5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2, 3, 1, 1]))
-    fit(watch, model, optimizer, batches(x, y), loss_fn)
+    fit(watch, dense(12, 5), batches(x, y), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2, 3, 1, 1])))
 
 
 def segmentation(watch: Watch) -> None:
     x, _ = images()
-    _fit(watch, nn.Conv2d(1, 2, 3, padding=1), x, (x[:, 0] > 0.8).long(), lr=1e-2)
+    fit(watch, nn.Conv2d(1, 2, 3, padding=1), batches(x, (x[:, 0] > 0.8).long(), steps=20), lr=1e-2)
 
 
 def frozen_backbone(watch: Watch) -> None:
@@ -227,7 +216,7 @@ def frozen_backbone(watch: Watch) -> None:
 
 
 def experts_without_work(watch: Watch) -> None:
-    _fit(watch, _Experts(), *clouds())
+    fit(watch, _Experts(), batches(*clouds(), steps=20))
 
 
 def several_tasks(watch: Watch) -> None:

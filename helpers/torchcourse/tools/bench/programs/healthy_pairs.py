@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, step
 
 
 def _adversaries(watch: Watch, critic_watched: bool) -> None:
@@ -66,9 +66,7 @@ def moving_targets(watch: Watch) -> None:
 
 def pseudo_labels(watch: Watch) -> None:
     """In each step the model first labels what has no label, without a gradient."""
-    x, y = clouds()
-    model = dense(12, 4, nn.Dropout(0.2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.2), adam=True)
     with watch(model, optimizer):
         for xb, yb in batches(x, y, size=40):
             with torch.no_grad():
@@ -106,9 +104,7 @@ def answers_before_lessons(watch: Watch) -> None:
 
 def scatter_by_dropout(watch: Watch) -> None:
     """After the training, the same inputs pass several times with dropout, to see how sure the model is."""
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
         for xb, yb in batches(x[:400], y[:400]):
             step(optimizer, F.cross_entropy(model(xb), yb))

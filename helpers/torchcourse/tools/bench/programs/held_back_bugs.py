@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, fit_tokens, images, sentences, step
+from torchcourse.tools.bench.programs import (
+    Watch,
+    batches,
+    classifier,
+    clouds,
+    dense,
+    fit,
+    fit_tokens,
+    images,
+    sentences,
+    step,
+)
 
 
 class _Augmented(Dataset):
@@ -48,19 +59,14 @@ class _Attends(nn.Module):
         return self.head(self.layer(self.embed(tokens)))
 
 
-def _fit(watch: Watch, model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int = 24) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    fit(watch, model, optimizer, batches(x, y, steps=steps))
-
-
 def workers_draw_alike(watch: Watch) -> None:
     loader = DataLoader(_Augmented(128), 16, shuffle=True, num_workers=2)
     model = dense()
-    fit(watch, model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
+    fit(watch, model, loader, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def layers_in_a_list(watch: Watch) -> None:
-    _fit(watch, _HiddenLayers(), *clouds())
+    fit(watch, _HiddenLayers(), batches(*clouds()))
 
 
 def future_is_seen(watch: Watch) -> None:
@@ -69,7 +75,7 @@ def future_is_seen(watch: Watch) -> None:
 
 
 def statistics_stand_still(watch: Watch) -> None:
-    _fit(watch, dense(12, 4, nn.BatchNorm1d(24, momentum=0.0)), *clouds())
+    fit(watch, dense(12, 4, nn.BatchNorm1d(24, momentum=0.0)), batches(*clouds()))
 
 
 def validation_from_the_training_data(watch: Watch) -> None:
@@ -91,13 +97,11 @@ def sorted_without_shuffle(watch: Watch) -> None:
     order = y.argsort()
     loader = DataLoader(TensorDataset(x[order], y[order]), 20)
     model = dense()
-    fit(watch, model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
+    fit(watch, model, loader, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def validation_is_augmented(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.1), samples=500, adam=True)
 
     def noisy(rows: torch.Tensor) -> torch.Tensor:
         return rows + 0.3 * torch.randn_like(rows)
@@ -113,9 +117,7 @@ def validation_is_augmented(watch: Watch) -> None:
 
 
 def schedule_of_epochs_by_batch(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 12], gamma=0.1)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
@@ -124,9 +126,7 @@ def schedule_of_epochs_by_batch(watch: Watch) -> None:
 
 
 def stepped_past_the_scaler(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(adam=True)
     scaler = torch.amp.GradScaler("cpu")
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
@@ -135,9 +135,7 @@ def stepped_past_the_scaler(watch: Watch) -> None:
 
 def zero_grad_for_each_part(watch: Watch) -> None:
     """Of four parts per step, only the last one's gradient is left."""
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x, y, size=8, steps=40)):
             optimizer.zero_grad()
@@ -147,9 +145,7 @@ def zero_grad_for_each_part(watch: Watch) -> None:
 
 
 def seeded_in_each_step(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3))
     with watch(model, optimizer):
         for start in range(0, 400, 20):
             torch.manual_seed(0)
@@ -160,7 +156,7 @@ def frozen_by_mistake(watch: Watch) -> None:
     x, y = images()
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
     model[0].requires_grad_(False)
-    _fit(watch, model, x, y)
+    fit(watch, model, batches(x, y))
 
 
 def targets_broadcast_by_hand(watch: Watch) -> None:

@@ -5,14 +5,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, fit, fit_tokens, sentences, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, fit, fit_tokens, sentences, step
 from torchcourse.tools.bench.programs.healthy_models import _Language
 
 
 def eval_mode_from_the_middle(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.Dropout(0.3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
             step(optimizer, F.cross_entropy(model(xb), yb))
@@ -23,9 +21,7 @@ def eval_mode_from_the_middle(watch: Watch) -> None:
 
 
 def eval_mode_left_at_the_end(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense(12, 4, nn.BatchNorm1d(24))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(nn.BatchNorm1d(24), samples=500, adam=True)
 
     def train(steps: int) -> None:
         for xb, yb in batches(x[:400], y[:400], steps=steps):
@@ -52,18 +48,14 @@ def zero_grad_forgotten(watch: Watch) -> None:
 
 
 def loss_made_anew(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             step(optimizer, torch.tensor(F.cross_entropy(model(xb), yb).item(), requires_grad=True))
 
 
 def state_is_no_copy(watch: Watch) -> None:
-    x, y = clouds(500)
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(samples=500, adam=True)
     least, best = float("inf"), {}
     with watch(model, optimizer):
         for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
@@ -95,9 +87,7 @@ def padding_is_counted(watch: Watch) -> None:
 
 
 def clipped_before_unscaling(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
@@ -109,24 +99,20 @@ def clipped_before_unscaling(watch: Watch) -> None:
 
 
 def head_not_in_the_optimizer(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     model[2] = nn.Linear(24, 4)
-    fit(watch, model, optimizer, batches(x, y))
+    fit(watch, model, batches(x, y), optimizer=optimizer)
 
 
 def labels_shuffled_apart(watch: Watch) -> None:
     x, y = clouds()
     model, y = dense(), y[torch.randperm(len(y))]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    fit(watch, model, optimizer, batches(x, y))
+    fit(watch, model, batches(x, y), optimizer=optimizer)
 
 
 def optimizer_made_anew(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    x, y, model, optimizer = classifier(adam=True)
     with watch(model, optimizer):
         for _ in range(3):
             optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -135,9 +121,7 @@ def optimizer_made_anew(watch: Watch) -> None:
 
 
 def clipped_to_nothing(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             optimizer.zero_grad()
@@ -147,9 +131,7 @@ def clipped_to_nothing(watch: Watch) -> None:
 
 
 def softmax_over_the_wrong_dimension(watch: Watch) -> None:
-    x, y = clouds()
-    model = dense()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y, model, optimizer = classifier()
     with watch(model, optimizer):
         for xb, yb in batches(x, y):
             step(optimizer, F.nll_loss(model(xb).log_softmax(dim=0), yb))
