@@ -59,7 +59,7 @@ def collect(archive: Path, lesson: str, folder: Path, root: Path = ROOT) -> list
     """
     if lesson not in (known := notebooks.lessons(root)):
         raise ValueError(f"There is no lesson '{lesson}'. The lessons are {', '.join(known)}.")
-    students, lines = _students(folder), []
+    students, lines = students_by_name(folder), []
     try:
         with zipfile.ZipFile(archive) as opened:
             infos = [info for info in opened.infolist() if not info.is_dir()]
@@ -73,7 +73,7 @@ def collect(archive: Path, lesson: str, folder: Path, root: Path = ROOT) -> list
 
 
 def _take(
-    opened: zipfile.ZipFile, info: zipfile.ZipInfo, lesson: str, folder: Path, students: Mapping[str, list[str]]
+    opened: zipfile.ZipFile, info: zipfile.ZipInfo, lesson: str, folder: Path, students: Mapping[str, set[str]]
 ) -> str:
     member = parse(info.filename)
     shown = ascii(info.filename)
@@ -86,8 +86,8 @@ def _take(
         return f"{shown} was left out: {str(error).partition(chr(10))[0]}"
     if len(data) > staging.MOST:
         return f"{shown} was left out: it has more than {staging.MOST / 2**20:.0f} MiB"
-    found = students.get(key(member.name), [])
-    student = found[0] if len(found) == 1 else _plain(f"{member.name}-{member.number}")
+    found = students.get(key(member.name), set())
+    student = next(iter(found)) if len(found) == 1 else _plain(f"{member.name}-{member.number}")
     place = folder / "submitted" / student / lesson
     place.mkdir(parents=True, exist_ok=True)
     (place / (_plain(Path(member.file).stem) + ".ipynb")).write_bytes(data)
@@ -95,16 +95,19 @@ def _take(
     return f"{shown} is {student}'s{note}"
 
 
-def _students(folder: Path) -> dict[str, list[str]]:
-    """Return the ids of the roster by the names that Moodle ("Ada Lovelace") and Canvas ("lovelaceada") write."""
-    found: dict[str, set[str]] = defaultdict(set)
+def students_by_name(folder: Path) -> defaultdict[str, set[str]]:
+    """Return the ids of the roster by the `key` of what Moodle ("Ada Lovelace") and Canvas ("lovelaceada") write.
+
+    That may be a name, an id or an email address; two students may have one name.
+    """
+    found = defaultdict[str, set[str]](set)
     if gradebook.exists(folder):
         with gradebook.opened(folder) as book:
             for student in book.students:
                 first, last = student.first_name or "", student.last_name or ""
-                for name in {first + last, last + first, student.id} - {""}:
+                for name in {first + last, last + first, student.email or "", student.id} - {""}:
                     found[key(name)].add(student.id)
-    return {name: sorted(ids) for name, ids in found.items()}
+    return found
 
 
 def key(name: str) -> str:

@@ -13,13 +13,12 @@ import csv
 import io
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import downloads, gradebook, roster
+from torchcourse.tools.classroom import downloads, roster
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.repository import ROOT
 
@@ -53,7 +52,7 @@ def fill(table: Path, lesson: str, folder: Path, column: str | None = None) -> l
         raise FileNotFoundError(f"No scores of {lesson} are in {folder / 'grades.csv'}; run make grade first.")
     rows, dialect = _read(table)
     layout = _layout(rows[0], lesson, column)
-    who = _students(folder, sorted(grades))
+    who = _finder(folder, grades)
     possible = _points_possible(rows, layout)
     lines, found = [], set[str]()
     for row in rows[1:]:
@@ -143,21 +142,14 @@ def _is_no_student(row: list[str]) -> bool:
     return row[0].strip() in ("Points Possible", "Student, Test") or (not row[0].strip() and not any(row[1:4]))
 
 
-def _students(folder: Path, graded: list[str]) -> Callable[[str], str | None]:
+def _finder(folder: Path, graded: Collection[str]) -> Callable[[str], str | None]:
     """Return what finds a student by an id, an email address or a name that no other has."""
-    known: dict[str, set[str]] = defaultdict(set)
+    known = downloads.students_by_name(folder)
     for student in graded:
         known[downloads.key(student)].add(student)
-    if gradebook.exists(folder):
-        with gradebook.opened(folder) as book:
-            for student in book.students:
-                first, last, email = student.first_name or "", student.last_name or "", student.email or ""
-                for name in {email, first + last, last + first} - {""}:
-                    known[downloads.key(name)].add(student.id)
-    present = set(graded)
 
     def find(text: str) -> str | None:
-        found = known.get(downloads.key(text), set()) & present if text.strip() else set()
+        found = known.get(downloads.key(text), set()).intersection(graded) if text.strip() else set()
         return next(iter(found)) if len(found) == 1 else None
 
     return find
