@@ -8,6 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchcourse.tools.build.links import number_of
+
 PATH = "docs/GLOSSARY.md"
 SEVERAL_SENSES = {"group", "head", "padding", "sampler", "shard", "warm up"}
 """Terms, as `key` has them, that mean something else in another lesson: there, each notebook's words are shown."""
@@ -58,16 +60,10 @@ def glossary_page(found: list[Term]) -> str:
 
 
 def _row(key: str, same: list[Term]) -> str:
-    first, senses = same[0], [f"{_number(term)}: {term.meaning}" for term in same]
+    first, senses = same[0], [f"{number_of(term.notebook)}: {term.meaning}" for term in same]
     meaning = "; ".join(senses) if key in SEVERAL_SENSES else first.meaning
-    lessons = ", ".join(f"[{_number(term)}](../{term.notebook})" for term in same)
+    lessons = ", ".join(f"[{number_of(term.notebook)}](../{term.notebook})" for term in same)
     return f"| {first.english} | {first.korean} | {meaning} | {lessons} |\n"
-
-
-def _number(term: Term) -> str:
-    """Return the lesson and the notebook in it, such as 01/2."""
-    _notebooks, lesson, name = term.notebook.split("/")
-    return f"{lesson.partition('_')[0]}/{name.partition('_')[0]}"
 
 
 def _of_notebook(source: Path, root: Path) -> list[Term]:

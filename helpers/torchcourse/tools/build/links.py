@@ -97,11 +97,11 @@ def links_page(found: list[Link]) -> str:
 
 
 def _row(same: list[Link]) -> str:
-    notebooks = ", ".join(f"[{_number(path)}](../{path})" for path in dict.fromkeys(link.notebook for link in same))
+    notebooks = ", ".join(f"[{number_of(path)}](../{path})" for path in dict.fromkeys(link.notebook for link in same))
     return f"- [{same[0].text}]({same[0].address}): {notebooks}\n"
 
 
-def _number(notebook: str) -> str:
+def number_of(notebook: str) -> str:
     """Return the lesson and the notebook in it, such as 01/2."""
     _notebooks, lesson, name = notebook.split("/")
     return f"{lesson.partition('_')[0]}/{name.partition('_')[0].removesuffix('.ipynb')}"
