@@ -10,12 +10,14 @@ Importing this imports torch, and starts no process.
 
 import builtins
 import contextlib
+import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from torchcourse.checks import Wrong
@@ -140,7 +142,7 @@ def _stacks_of(stacks: str) -> list[tuple[int, list[Place]]]:
 
 
 def same(ours: Any, other: Any, tolerance: float = 1e-8) -> bool:
-    """Whether two values are the same to rounding: numbers, tensors, and sequences or dictionaries of them.
+    """Whether two values are the same to rounding: numbers, tensors, arrays, and sequences or dictionaries of them.
 
     Shapes and lengths have to agree; None is the same as None only. The relative tolerance is `tolerance`, the
     absolute one a tenth of it: 1e-8 suits float64, 1e-5 float32.
@@ -150,6 +152,8 @@ def same(ours: Any, other: Any, tolerance: float = 1e-8) -> bool:
             return False
         pair = ours.detach().to("cpu", torch.float64), other.detach().to("cpu", torch.float64)
         return torch.allclose(*pair, rtol=tolerance, atol=tolerance / 10)
+    if isinstance(other, np.ndarray):
+        return isinstance(ours, np.ndarray) and same(ours.tolist(), other.tolist(), tolerance)
     if isinstance(other, Mapping):
         return (
             isinstance(ours, Mapping)
@@ -195,6 +199,29 @@ def numbers_of(values: Any, count: int, names: str) -> list[float]:
     if found is None or len(found) != count:
         raise Wrong("wrong_type", f"Return {count} numbers: {names}. You returned {values!r}.")
     return found
+
+
+def number_of(value: Any, what: str) -> float:
+    """Return what was given as a float; else raise `Wrong` with what is asked for, such as `"the share"`."""
+    found = number(value)
+    if found is None:
+        raise Wrong("no_number", f"Return one number, {what}. You return {value!r:.100}.")
+    return found
+
+
+def result_of(learner: Callable[..., Any], *given: Any, what: str = "what it was given") -> Any:
+    """Return what the learner's function gives for copies of the arguments; refuse one that changes them.
+
+    Args:
+        learner: the function.
+        *given: what it gets to read: finite numbers, text, tensors, arrays, and collections of them.
+        what: the arguments in words, such as `"the picture or the kernel"`.
+    """
+    read = copy.deepcopy(given)
+    result = learner(*read)
+    if not same(read, given, tolerance=0):
+        raise Wrong("inputs_changed", f"Your function changed {what}. Others will read it as it was: use a copy.")
+    return result
 
 
 def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -257,6 +284,8 @@ def refuse_formula(
     cases: Sequence[tuple],
     mistakes: Mapping[str, tuple[Sequence[Callable[..., float]], str]],
     tolerance: float = 1e-6,
+    *,
+    where: str = "",
 ) -> None:
     """Raise `Wrong(symptom, hint)` for the first wrong formula that gives the learner's answers in all cases.
 
@@ -267,7 +296,8 @@ def refuse_formula(
         cases: the arguments of each case.
         mistakes: symptom → wrong formulas of the same arguments, and the hint.
         tolerance: as for `same`.
+        where: what is written in front of the hint.
     """
     for symptom, (formulas, hint) in mistakes.items():
         if any(same(list(given), [formula(*case) for case in cases], tolerance) for formula in formulas):
-            raise Wrong(symptom, hint)
+            raise Wrong(symptom, where + hint)

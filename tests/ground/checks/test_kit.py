@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,12 +14,14 @@ from torchcourse.checks import Wrong, kit, symptoms
 from torchcourse.checks.kit import (
     AnyOf,
     number,
+    number_of,
     numbers,
     numbers_of,
     on_ranks,
     one_thread,
     other_text_hashes,
     refuse_known,
+    result_of,
     same,
     tensor_of,
 )
@@ -37,6 +40,7 @@ ONE = torch.ones(2, 3)
         (torch.tensor(2.0), 2),
         (True, True),
         ("a", "a"),
+        ([np.ones(2)], [np.ones(2)]),
     ],
 )
 def test_same(ours, other):
@@ -58,6 +62,8 @@ def test_same(ours, other):
         (1 + 1e-6, 1.0),
         (torch.ones(2), 1.0),
         ("a", "b"),
+        ([1.0, 1.0], np.ones(2)),
+        (np.ones(2), np.ones(3)),
     ],
 )
 def test_not_same(ours, other):
@@ -83,6 +89,23 @@ def test_numbers():
     for given in (None, [1], [1, 2, 3], [1, "x"]):
         with pytest.raises(Wrong, match="Return 2 numbers: MFU and HFU"):
             numbers_of(given, 2, "MFU and HFU")
+    assert number_of(torch.tensor(2), "the share") == 2
+    with pytest.raises(Wrong, match="Return one number, the share. You return None"):
+        number_of(None, "the share")
+
+
+def test_a_function_that_changes_what_it_was_given_is_refused():
+    given = [torch.zeros(2)], {"a": [1]}, np.zeros(2)
+    assert result_of(lambda tensors, lists, array: 7, *given) == 7
+    for change in (
+        lambda tensors, lists, array: tensors[0].add_(1),
+        lambda tensors, lists, array: lists["a"].append(2),
+        lambda tensors, lists, array: array.fill(1),
+    ):
+        with pytest.raises(Wrong, match="changed the table") as caught:
+            result_of(change, *given, what="the table")
+        assert caught.value.symptom == "inputs_changed"
+        assert (given[0][0].sum(), given[1], given[2].sum()) == (0, {"a": [1]}, 0)
 
 
 def test_one_thread_is_for_the_inside_only():
