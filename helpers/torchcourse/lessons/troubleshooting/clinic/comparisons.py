@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from torchcourse.checks.kit import number, same
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
+from torchcourse.models import mlp
 from torchcourse.units import counted
 
 
@@ -208,6 +210,24 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
             "The optimizer was SGD with momentum 0.9, and it was not at fault. Yours is "
             f"{' with '.join([type(optimizer).__name__, *changed[:1]])}.",
         )
+
+
+# Ranks
+
+
+def model_of_ranks(seed: int) -> nn.Module:
+    """Return a small network for digits, the same on each rank."""
+    torch.manual_seed(seed)
+    return mlp(784, 8, 10)
+
+
+def step_of_ranks(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Take the step that ranks with averaged gradients take, each with its images and labels, in one process."""
+    optimizer.zero_grad()
+    torch.stack([F.cross_entropy(model(images), labels) for images, labels in batches]).mean().backward()
+    optimizer.step()
 
 
 # Evaluation

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, numbers, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, model_of_ranks, step_of_ranks
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
-from torchcourse.models import mlp
 from torchcourse.ranks.run import RankError
 from torchcourse.units import counted
 
@@ -126,22 +124,14 @@ def _share(part: Part, rank: int, ranks: int) -> Part:
     return part[0][rank::ranks], part[1][rank::ranks]
 
 
-def _model(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return mlp(784, 8, 10)
-
-
 def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expected:
-    model = _model(seed)
+    model = model_of_ranks(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
     shares = [_share(train, rank, ranks) for rank in range(ranks)]
     losses, weights = [], []
     for _ in range(EPOCHS):
         for batch in torch.arange(len(shares[0][0])).split(BATCH):
-            optimizer.zero_grad()
-            parts = [F.cross_entropy(model(images[batch]), labels[batch]) for images, labels in shares]
-            torch.stack(parts).mean().backward()
-            optimizer.step()
+            step_of_ranks(model, optimizer, [(images[batch], labels[batch]) for images, labels in shares])
         with torch.no_grad():
             own = [_share(val, rank, ranks) for rank in range(ranks)]
             losses.append([F.cross_entropy(model(images), labels).item() for images, labels in own])
@@ -172,7 +162,7 @@ how many of its all-reduces ended in an error."""
 
 def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int) -> Run:
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    model = _model(seed)
+    model = model_of_ranks(seed)
     shares = _share(train, rank, ranks), _share(val, rank, ranks)
     reduce, failed = dist.all_reduce, 0
 

@@ -5,16 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with
+from torchcourse.lessons.troubleshooting.clinic.comparisons import called_with, model_of_ranks, step_of_ranks
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.models import mlp
 from torchcourse.ranks.run import run_ranks
 
 EPOCHS, BATCH, RATE = 3, 16, 0.1
@@ -40,16 +37,10 @@ def judge(program: Program, seed: int) -> str:
         with called_with(f"{count} images on {ranks} ranks, and {EPOCHS} epochs"):
             runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
         _judge_orders([run.order for run in runs], ranks, count)
-        each = len(runs[0].order) // EPOCHS
-        if all(run.order[:each] == run.other[:each] for run in runs):
+        if all(_epochs(run.order)[0] == run.other for run in runs):
             raise Wrong("seed_ignored", "Two training runs with different seeds bring the images in the same order.")
         _judge_weights(runs, images, labels, seed)
     return "Healed: on 2 and 3 ranks, each epoch brings every image once, in an order that is new."
-
-
-def _model(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return mlp(784, 8, 10)
 
 
 class Run(NamedTuple):
@@ -63,10 +54,15 @@ class Run(NamedTuple):
 
 
 def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Run:
-    model, data, other = _model(seed), data_class(images, labels), data_class(images, labels)
+    model, data, other = model_of_ranks(seed), data_class(images, labels), data_class(images, labels)
     train_sampled(model, data, EPOCHS, seed, RATE)
-    train_sampled(_model(seed), other, 1, seed + 1, RATE)
+    train_sampled(model_of_ranks(seed), other, 1, seed + 1, RATE)
     return Run(data.fetched, other.fetched, copies(model.parameters()))
+
+
+def _epochs(order: list[int]) -> list[list[int]]:
+    each = len(order) // EPOCHS
+    return [order[each * epoch : each * (epoch + 1)] for epoch in range(EPOCHS)]
 
 
 def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
@@ -91,8 +87,7 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
             f"{case}, the ranks fetch {', '.join(map(str, lengths))} images in {EPOCHS} epochs. As soon as one of them "
             "has a batch more than another, it waits in its all-reduce. How does DistributedSampler make shares equal?",
         )
-    each = lengths[0] // EPOCHS
-    epochs = [[order[each * e : each * (e + 1)] for order in orders] for e in range(EPOCHS)]
+    epochs = list(zip(*map(_epochs, orders), strict=True))
     for number, shares in enumerate(epochs):
         fetched = [index for part in shares for index in part]
         missed = count - len(set(fetched))
@@ -121,17 +116,11 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
 
 
 def _judge_weights(runs: Sequence[Run], images: torch.Tensor, labels: torch.Tensor, seed: int) -> None:
-    model = _model(seed)
+    model = model_of_ranks(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    orders = [run.order for run in runs]
-    each = len(orders[0]) // EPOCHS
-    for epoch in range(EPOCHS):
-        parts = [torch.tensor(order[each * epoch : each * (epoch + 1)]).split(BATCH) for order in orders]
-        for batches in zip(*parts, strict=True):
-            optimizer.zero_grad()
-            losses = [F.cross_entropy(model(images[batch]), labels[batch]) for batch in batches]
-            torch.stack(losses).mean().backward()
-            optimizer.step()
+    for shares in zip(*(_epochs(run.order) for run in runs), strict=True):
+        for batches in zip(*(torch.tensor(share).split(BATCH) for share in shares), strict=True):
+            step_of_ranks(model, optimizer, [(images[batch], labels[batch]) for batch in batches])
     expected = list(model.parameters())
     if not all(same(run.weights, expected, tolerance=1e-3) for run in runs):
         raise Wrong(
