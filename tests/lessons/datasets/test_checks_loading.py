@@ -381,7 +381,7 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
         (by_global_seed, "global_stream"),
         (by_a_seed_put_back, "global_stream"),
         (by_samples, "samples_not_batches"),
-        (lambda *given: None, "wrong_type"),
+        (lambda *given: None, "nothing_returned"),
         (lambda *given: len(rest(*given)), "wrong_type"),
         (lambda *given: [number for batch in rest(*given) for number in batch], "wrong_type"),
         (lambda n, size, *place: rest(n, -(-n // size), *place), "reordered"),

@@ -241,7 +241,7 @@ def test_dealing_is_accepted(learner):
             lambda order, done, rank, ranks: order[done : done + 64][rank::ranks] * (done + 64 < 1280),
             "ends_early",
         ),
-        (lambda order, done, rank, ranks: [order.pop()], "order_changed"),
+        (lambda order, done, rank, ranks: [order.pop()], "inputs_changed"),
         (lambda order, done, rank, ranks: None, "wrong_type"),
         (lambda order, done, rank, ranks: (order[done : done + 64] or order[-64:])[rank::ranks], "past_the_end"),
     ],

@@ -195,7 +195,7 @@ def turn_of(steps, losses):
     ("learner", "symptom"),
     [
         (of_curve(evenly_spaced), "no_step_of_it"),
-        (of_curve(of_rounded), "rounded"),
+        (of_curve(of_rounded), "wrong_step"),
         (of_curve(beginning_at_one), "no_turn"),
         (of_curve(lambda steps, losses: turn_of(steps, losses) or None), "step_0"),
         (of_curve(lambda steps, losses: steps[losses.index(min(losses))]), "turns_at_the_end"),
@@ -206,7 +206,7 @@ def turn_of(steps, losses):
         (lambda log_dir: None, "no_turn"),
         (of_curve(lambda steps, losses: losses[0]), "value_not_step"),
         (of_curve(lambda steps, losses: str(steps[0])), "wrong_type"),
-        (of_curve(lambda steps, losses: steps[(losses.index(min(losses)) + 1) % len(steps)]), "step_after"),
+        (of_curve(lambda steps, losses: steps[(losses.index(min(losses)) + 1) % len(steps)]), "wrong_step"),
         (of_curve(lambda steps, losses: steps[0]), "wrong_step"),
     ],
 )
@@ -341,7 +341,7 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (summed_in_half, "rounded"),
         (divided_before, "empty_rank"),
         (divided_before_as_tensors, "wrong_value"),
-        (written_twice, "written_twice"),
+        (written_twice, "steps"),
         (lambda log_dir, *counts: summed(log_dir / str(dist.get_rank()), *counts), "subfolders"),
     ],
 )

@@ -408,7 +408,7 @@ def means_of(table, axis):
         (lambda table, axis: np.median(table, axis).var() / table.var(), "wrong_value"),
         (lambda table, axis: None, "no_number"),
         (lambda table, axis: means_of(table, axis) / table.var(), "no_number"),
-        (in_place, "changed_table"),
+        (in_place, "inputs_changed"),
     ],
 )
 def test_main_effect_refuses(learner, symptom):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.borrowed import watch
-from torchcourse.checks.kit import AnyOf, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, refuse_known, result_of, same, tensor_of
 
 
 @check
@@ -20,10 +20,9 @@ def convolve(learner: Callable[..., torch.Tensor]) -> str:
     for channels, outputs, rows, columns, stride, padding in cases:
         x = torch.randn(channels, 6, 8, generator=generator, dtype=torch.float64)
         weight = torch.randn(outputs, channels, rows, columns, generator=generator, dtype=torch.float64)
-        given = x.clone(), weight.clone()
         with watch(operators=("conv", "im2col"), package="torchcourse.lessons.convolution") as borrowed:
             try:
-                out = learner(*given, stride, padding)
+                out = result_of(learner, x, weight, stride, padding, what="the picture or the kernels")
             except Exception:
                 if not borrowed:
                     raise
@@ -33,7 +32,6 @@ def convolve(learner: Callable[..., torch.Tensor]) -> str:
                 f"Your function calls {borrowed[0]}, which does the work that this exercise is about. Write it "
                 "yourself: slices, products and sums are enough.",
             )
-        must_be_as_before(given, (x, weight), "the picture or the kernels")
         _judge_convolution(out, x, weight, stride, padding)
     return f"{len(cases)} convolutions, all as F.conv2d: channels, kernels that are not square, stride and padding."
 
@@ -94,12 +92,6 @@ def _tensor_like(out: Any, right: torch.Tensor, hint: str) -> torch.Tensor:
     return out
 
 
-def must_be_as_before(now: tuple[torch.Tensor, ...], before: tuple[torch.Tensor, ...], what: str) -> None:
-    """Refuse a function that changed `what` it was given."""
-    if not all(map(torch.equal, now, before)):
-        raise Wrong("inputs_changed", f"Your function changed {what} that it was given. The caller still needs them.")
-
-
 @check
 def flipped(learner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> str:
     """Compare with the definition of convolution, summed term by term."""
@@ -107,9 +99,7 @@ def flipped(learner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> st
     for rows, columns in ((3, 3), (1, 4), (2, 3), (4, 1)):
         image = torch.randn(6, 7, generator=generator, dtype=torch.float64)
         kernel = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-        given = image.clone(), kernel.clone()
-        out = learner(*given)
-        must_be_as_before(given, (image, kernel), "the picture or the kernel")
+        out = result_of(learner, image, kernel, what="the picture or the kernel")
         _judge_flipped(out, image, kernel)
     return "Four kernels, each as the sum in the definition says."
 

@@ -1,6 +1,7 @@
 """The check of lesson 08's exercise on the smallest shift that a model follows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known
-from torchcourse.lessons.convolution.checks.convolving import must_be_as_before
+from torchcourse.checks.kit import AnyOf, number, refuse_known, result_of
 
 
 @check
@@ -40,9 +40,7 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
     }
     for name, (model, right) in models.items():
         picture = pictures[_OTHER_WIDTH if "pixels" in name else _WIDTH]
-        given = picture.clone()
-        found = learner(model.eval(), given)
-        must_be_as_before((given,), (picture,), "the pictures")
+        found = result_of(partial(learner, model.eval()), picture, what="the pictures")
         if model.training:
             raise Wrong(
                 "mode_left_changed", "The model came in evaluation mode, and it is in training mode afterwards."

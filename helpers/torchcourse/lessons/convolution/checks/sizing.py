@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, refuse_formula, same
+from torchcourse.checks.kit import number, refuse_formula, result_of, same
 from torchcourse.lessons.convolution.receptive_field import Field
 from torchcourse.lessons.convolution.sizes import output_size
 
@@ -26,10 +26,7 @@ def size_and_field(learner: Callable[[int, Layers], tuple[int, int]]) -> str:
         [(7, 2, 3, 1), (3, 2, 1, 1), (3, 1, 2, 2)],
         [(11, 4, 5, 1), (5, 4, 2, 1), (3, 1, 1, 1)],
     ]
-    given = [list(layers) for layers in stacks]
-    answers = [learner(_PIXELS, layers) for layers in given]
-    if given != stacks:
-        raise Wrong("inputs_changed", "The list of layers is different after the call. The caller still needs it.")
+    answers = [result_of(learner, _PIXELS, layers, what="the list of layers") for layers in stacks]
     _judge_pairs(answers, stacks)
     return f"{len(stacks)} stacks of layers: sizes as PyTorch's, fields as gradients show them."
 

@@ -8,12 +8,14 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import refuse_known
+from torchcourse.checks.kit import refuse_known, result_of
+from torchcourse.lessons.datasets.checks.sequences import batches_of
 from torchcourse.lessons.datasets.waiting import batch_time, best_workers
 
 LOADERS = [
@@ -79,9 +81,8 @@ def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, lis
         bad: dict[int, Exception] = {3: UnicodeError("cut off"), 7: FileNotFoundError("no such block")}
         bad |= {8: OSError(5, "bad block"), 9: ValueError("not a PNG")}
         records = _Records(bad)
-        lent = list(records.names), list(numbers)
         try:
-            given = learner(records, *lent)
+            given = result_of(partial(learner, records), records.names, numbers, what="the names or the numbers")
         except (ValueError, OSError) as error:
             if error not in records.bad.values():
                 raise
@@ -90,15 +91,14 @@ def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, lis
             raise Wrong(
                 "raises", f'Batch {numbers} ends with {what}: "{error}". Remember that record, and go on.'
             ) from error
-        if lent != (records.names, numbers):
-            raise Wrong("inputs_changed", f"Batch {numbers}: the names or the numbers are different after the call.")
         pair = isinstance(given, (tuple, list)) and len(given) == 2
         if not pair or not all(isinstance(part, list) for part in given):
             raise Wrong(
                 "wrong_type",
                 f"Return two lists: the samples, and what could not be read as (name, reason). You return {given!r}.",
             )
-        _judge_fetched(*given, numbers, records)
+        samples, corrupt = given
+        _judge_fetched(samples, corrupt, numbers, records)
     for bug in (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ZeroDivisionError):
         _judge_bug(learner, bug("nothing"))
     return "Whole records in order, corrupt ones by name and reason, and a bug is still a bug."
@@ -126,14 +126,7 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
                 "It draws from (or seeds) torch's global generator, which dropout uses too. A generator of its own "
                 "changes nothing for others.",
             )
-        if not isinstance(given, Iterable):
-            raise Wrong("wrong_type", f"Return a list of batches. You returned {given!r}.")
-        given = list(given)
-        if any(not isinstance(batch, Iterable) or getattr(batch, "ndim", 1) == 0 for batch in given):
-            raise Wrong(
-                "wrong_type", f"Return a list of batches, each a list of numbers. Yours begins with {given[0]}."
-            )
-        given = [[int(number) for number in batch] for batch in given]
+        given = batches_of(given)
         _judge_rest(given, samples, size, seed, epoch, drawn, waiting)
     return "The batches that were not used yet, in their order, after seven interruptions."
 

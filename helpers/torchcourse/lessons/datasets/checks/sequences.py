@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import same, tensor_of
+from torchcourse.checks.kit import result_of, tensor_of
 from torchcourse.lessons.datasets.samplers import BucketBatches, padding_share
 
 
@@ -23,11 +23,8 @@ def collate(learner: Callable[[list], tuple]) -> str:
         samples = [(torch.randn(n, 3, generator=generator), k) for n, k in zip(lengths, labels, strict=True)]
         if value is not None:
             _fill_steps([x for x, _ in samples], value)
-        given = [(x.clone(), label) for x, label in samples]
-        out = learner(given)
+        out = result_of(learner, samples, what="the list of samples, or a sequence in it")
         _judge_padded(_four(out), samples, value)
-        if not same(given, samples):
-            raise Wrong("inputs_changed", "The list of samples, or a sequence in it, is different after the call.")
     return "All batches: real steps where they belong, zeros after them, and a mask that tells the two apart."
 
 
@@ -113,12 +110,14 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
         lengths = torch.randint(1, 60, (count,), generator=draw).tolist()
         case = f"With {count} samples, batch_size={size}, pool={pool}"
         given = list(lengths)
-        epochs = [_as_lists(learner(given, size, pool, torch.Generator().manual_seed(0)))]
+        epochs = [batches_of(learner(given, size, pool, torch.Generator().manual_seed(0)))]
         if given != lengths:
             raise Wrong("inputs_changed", f"{case}, `lengths` is different after the call. Sort the samples' numbers.")
-        epochs += [_as_lists(learner(list(lengths), size, pool, torch.Generator().manual_seed(s))) for s in range(1, 5)]
+        epochs += [
+            batches_of(learner(list(lengths), size, pool, torch.Generator().manual_seed(s))) for s in range(1, 5)
+        ]
         generator = torch.Generator().manual_seed(99)
-        epochs += [_as_lists(learner(list(lengths), size, pool, generator)) for _ in range(2)]
+        epochs += [batches_of(learner(list(lengths), size, pool, generator)) for _ in range(2)]
         for epoch in epochs:
             _judge_epoch(epoch, count, size, case)
             pools, enough = -(-count // (size * pool)), -(-count // size)
@@ -128,7 +127,7 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
                     f"{case}, an epoch has {len(epoch)} batches, where {enough} are enough: some have a single sample, "
                     f"or few. How many samples of a pool go into a batch?",
                 )
-        again = _as_lists(learner(list(lengths), size, pool, torch.Generator().manual_seed(0)))
+        again = batches_of(learner(list(lengths), size, pool, torch.Generator().manual_seed(0)))
         if again != epochs[0]:
             raise Wrong("not_repeatable", f"{case}, the same generator gives a different order. Draw from it alone.")
         if count > size and all(epoch == epochs[0] for epoch in epochs):
@@ -143,7 +142,8 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
     return "Four datasets, six epochs each: every sample once, little padding, and long batches at no special place."
 
 
-def _as_lists(batches: Any) -> list[list[int]]:
+def batches_of(batches: Any) -> list[list[int]]:
+    """Return an epoch's batches as lists of numbers, or say that they are none."""
     if batches is None:
         raise Wrong("nothing_returned", "It returned None. Return the list of an epoch's batches.")
     batches = list(batches) if isinstance(batches, Iterable) else [batches]

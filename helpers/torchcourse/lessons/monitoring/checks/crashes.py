@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known
+from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known, result_of
 from torchcourse.lessons.monitoring import seen_samples
 from torchcourse.lessons.monitoring.crash_costs import daly_interval
 from torchcourse.lessons.monitoring.save_interval import best_interval
@@ -132,12 +132,7 @@ def audit(learner: Audit) -> str:
         right = seen_samples.audit(rows, samples)
         mixed = [(start, step, list(taken)) for start, step, taken in sorted(rows, key=lambda row: str(row)[::-1])]
         for given in (rows, mixed, rows[::-1]):
-            read: list[Row] = [(start, step, list(taken)) for start, step, taken in given]
-            found = _pair(learner(read, samples))
-            if read != given:
-                raise Wrong(
-                    "inputs_changed", "Afterwards the list of rows is a different one. An audit only reads: use a copy."
-                )
+            found = _pair(result_of(learner, given, samples, what="the list of rows"))
             if found != right:
                 _refuse_known_audits(f"For {name}, ", given, samples, found)
                 raise Wrong(
@@ -279,10 +274,7 @@ def _judge_step(learner: Deal, order: list[int], done: int, ranks: int) -> None:
 
 
 def _part(learner: Deal, order: list[int], done: int, rank: int, ranks: int) -> list[int]:
-    given = list(order)
-    part = numbers(learner(given, done, rank, ranks))
+    part = numbers(result_of(learner, order, done, rank, ranks, what="the list `order`"))
     if part is None:
         raise Wrong("wrong_type", "Return a list of sample numbers, the part of this rank.")
-    if given != order:
-        raise Wrong("order_changed", "You change the list `order`, which the next step needs as it is.")
     return [int(sample) for sample in part]

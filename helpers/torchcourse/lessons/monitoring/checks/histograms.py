@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_formula, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number_of, refuse_formula, refuse_known, same, tensor_of
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 
 
@@ -318,11 +318,8 @@ def gradient_factor(learner: Callable[[float, int], float]) -> str:
     """Compare with scale^(hidden layers − 1)."""
     given = []
     for scale, layers in _NETWORKS:
-        answer = learner(scale, layers)
-        found = number(answer)
-        if found is None:
-            raise Wrong("no_number", f"For scale {scale:g} and {layers} hidden layers you return {answer!r}.")
-        given.append(found)
+        what = f"the factor for scale {scale:g} and {layers} hidden layers"
+        given.append(number_of(learner(scale, layers), what))
     right = [scale ** (layers - 1) for scale, layers in _NETWORKS]
     if not same(given, right, tolerance=1e-6):
         refuse_formula(given, _NETWORKS, _FACTOR_MISTAKES)

@@ -203,11 +203,6 @@ def _refuse_turn(name: str, given: Any, right: int | None, steps: list[int], los
             AnyOf(steps[place] for place in (rise - 1, rise) if falls_again),
             ", where it rose for the first time. It fell again later.",
         ),
-        "step_after": (steps[lowest + 1], ", the step after the lowest."),
-        "rounded": (
-            AnyOf(step for step, loss in zip(steps, losses, strict=True) if 0 < loss - min(losses) < 0.01),
-            ": the loss there is a little higher than the lowest. Is something rounded on the way?",
-        ),
     }
     refuse_known(given, known, where=where)
     if given not in steps:
@@ -361,10 +356,8 @@ def _accuracies(folder: Path, ranks: int) -> Iterator[tuple[int, float]]:
     if "accuracy/val" not in log:
         raise Wrong("tag", f"There is no accuracy/val in the log, but {', '.join(log) or 'nothing'}.")
     steps, values = log["accuracy/val"]
-    if len(steps) > len(set(steps)):
-        raise Wrong("written_twice", f"A step has one accuracy. After epochs 1 and 2 the log has values at {steps}.")
     if steps != [1, 2]:
-        raise Wrong("steps", f"After epochs 1 and 2 the log has accuracy/val at {steps}.")
+        raise Wrong("steps", f"After epochs 1 and 2 the log has accuracy/val at {steps}. Each epoch has one value.")
     yield from zip(steps, values, strict=True)
 
 

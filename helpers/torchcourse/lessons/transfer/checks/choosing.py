@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import result_of
 
 
 @check
@@ -12,10 +13,8 @@ def choose(learner: Callable[[dict[str, list[float]], dict[str, float], float], 
     """Ask for the choice where the best mean, the cheapest, an open difference or a wrong error would mislead."""
     comparisons = _choices()
     for accuracies, seconds, margin, right, misled in comparisons:
-        given, costs = {name: values.tolist() for name, values in accuracies.items()}, dict(seconds)
-        got = learner(given, costs, margin)
-        if (given, costs) != ({name: values.tolist() for name, values in accuracies.items()}, seconds):
-            raise Wrong("inputs_changed", "Accuracies or seconds are different after the call. They are not yours.")
+        lists = {name: values.tolist() for name, values in accuracies.items()}
+        got = result_of(learner, lists, seconds, margin, what="accuracies or seconds")
         if got == right:
             continue
         if not isinstance(got, str) or got not in accuracies:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, refuse_formula, same
+from torchcourse.checks.kit import number_of, refuse_formula, result_of, same
 
 
 @check
@@ -19,15 +19,7 @@ def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
         [[0.9, 0.85, 0.1], [0.7, 0.8, 0.2], [0.6, 0.5, 0.9]],
     ]
     cases = [torch.tensor(table, dtype=torch.float64) for table in tables]
-    given = []
-    for accuracy in cases:
-        table = accuracy.clone()
-        got = number(learner(table))
-        if got is None:
-            raise Wrong("no_number", "Return one number, the mean over the old tasks.")
-        if not torch.equal(table, accuracy):
-            raise Wrong("inputs_changed", "The table is different after the call. It was given to be read.")
-        given.append(got)
+    given = [number_of(result_of(learner, table, what="the table"), "the mean over the old tasks") for table in cases]
     right = [_lost(accuracy).mean().item() for accuracy in cases]
     if not same(given, right, tolerance=1e-6):
         refuse_formula(given, [(accuracy,) for accuracy in cases], _OTHER_MEASURES)

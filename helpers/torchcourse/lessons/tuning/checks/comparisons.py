@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number_of, numbers, refuse_known, result_of, same
 from torchcourse.error_bars import t95
 from torchcourse.lessons.tuning.comparison import clear_share
 
@@ -189,14 +189,9 @@ def _repeatable_shares(learner: Callable[..., float], first: np.ndarray, cases: 
 
 
 def _share(learner: Callable[..., float], first: np.ndarray, second: np.ndarray, seeds: int) -> float:
-    ours = first.copy(), second.copy()
     generator = np.random.default_rng(7)
-    answer = learner(*ours, seeds, generator)
-    if not all(map(np.array_equal, ours, (first, second))):
-        raise Wrong("inputs_changed", "Afterwards the runs that you were given have changed. Draw from them only.")
-    share = number(answer)
-    if share is None:
-        raise Wrong("no_number", f"Return the share, a number from 0 to 1. You return {answer!r}.")
+    answer = result_of(lambda *sides: learner(*sides, seeds, generator), first, second, what="the runs")
+    share = number_of(answer, "the share from 0 to 1")
     if 0 < share < 1 and _state(generator) == _state(np.random.default_rng(7)):
         raise Wrong("not_drawn", "Your function draws nothing from the generator that it is given. Draw from it alone.")
     return share

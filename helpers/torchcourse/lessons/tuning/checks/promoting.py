@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import refuse_known, same
+from torchcourse.checks.kit import refuse_known, result_of, same
 from torchcourse.error_bars import paired
 from torchcourse.lessons.tuning.comparison import METHODS, compare
 from torchcourse.lessons.tuning.digits_task import SPACE
@@ -45,13 +45,7 @@ def _judge_decisions(learner: Promotion) -> None:
 
 
 def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[int]]) -> Any:
-    values, promoted = [dict(rung) for rung in rungs], [set(rung) for rung in gone]
-    given = learner(values, promoted)
-    if values != rungs or promoted != gone:
-        raise Wrong(
-            "inputs_changed",
-            "After your function, `values` or `promoted` has changed. ASHA keeps these records; your rule only reads.",
-        )
+    given = result_of(learner, rungs, gone, what="`values` or `promoted`, which ASHA keeps")
     if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
         raise Wrong("wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}.")
     return given

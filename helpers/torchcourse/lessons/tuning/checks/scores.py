@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, number_of, refuse_known, result_of, same
 
 
 @check
@@ -15,13 +15,7 @@ def honest(learner: Callable[[np.ndarray, np.ndarray], float]) -> str:
     for trials, epochs, harder in ((12, 9, 0.0), (40, 3, 0.3), (1, 4, 0.0), (200, 9, 0.0)):
         val, test = (generator.uniform(0.6, 0.98, (trials, epochs)) for _ in range(2))
         val -= harder  # validation scores may all be below those on test
-        ours = val.copy(), test.copy()
-        answer = learner(*ours)
-        if not all(map(np.array_equal, ours, (val, test))):
-            raise Wrong("inputs_changed", "Afterwards the tables have other values. Others will read them: use copies.")
-        given = number(answer)
-        if given is None:
-            raise Wrong("no_number", f"Return one accuracy. You returned {type(answer).__name__}.")
+        given = number_of(result_of(learner, val, test, what="a table"), "the accuracy")
         _judge_honest(given, val, test)
     _judge_ties(learner)
     return "Chosen on validation alone, reported on images that chose nothing: four tables, and one with equal scores."
@@ -79,17 +73,7 @@ def main_effect(learner: Callable[[np.ndarray, int], float]) -> str:
     for shape in ((4, 3), (2, 5, 3), (3, 2, 2, 4)):
         table = generator.random(shape) + generator.random((shape[0],) + (1,) * (len(shape) - 1))
         for axis in range(len(shape)):
-            own = table.copy()
-            answer = learner(own, axis)
-            given = number(answer)
-            if given is None:
-                raise Wrong(
-                    "no_number", f"Return one share, a number. You return a value of type {type(answer).__name__}."
-                )
-            if not np.array_equal(own, table):
-                raise Wrong(
-                    "changed_table", "Afterwards the table has other values. Others will read it: work on a copy."
-                )
+            given = number_of(result_of(learner, table, axis, what="the table"), "the share of the axis")
             _judge_effect(given, table, axis)
     return "The share of each axis, on tables of two, three and four hyperparameters."
 

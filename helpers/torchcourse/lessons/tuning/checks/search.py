@@ -4,6 +4,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, refuse_known, result_of, same
 from torchcourse.lessons.tuning.checks.comparisons import report, share_found
 from torchcourse.lessons.tuning.checks.promoting import promotion
 from torchcourse.units import counted
@@ -29,12 +30,8 @@ def range_test(learner: Callable[..., tuple]) -> str:
         model, batches = _model_and_batches(seed, steps)
         if seed == 2:
             _let_the_loss_jump(model, batches)
-        before, given = copy.deepcopy(model), [(x.clone(), y.clone()) for x, y in batches]
-        result = learner(model, given, low, high)
-        if not same([list(batch) for batch in given], [list(batch) for batch in batches]):
-            raise Wrong(
-                "inputs_changed", "Your function has changed the list of batches, or a batch. The caller needs them."
-            )
+        before = copy.deepcopy(model)
+        result = result_of(partial(learner, model), batches, low, high, what="the batches")
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise Wrong("wrong_type", "Return two lists: the rates, and the loss at each of them.")
         rates, losses = (list(values) for values in result)

@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import other_text_hashes, same
+from torchcourse.checks.kit import other_text_hashes, result_of, same
 from torchcourse.lessons.tuning.checks.scores import honest, main_effect
 from torchcourse.units import counted
 
@@ -168,12 +168,7 @@ def revive(learner: Callable[..., None]) -> str:
     for seed in (1, 2):  # two studies, whose trials have the same numbers
         study, alive, dead = _study_after_a_crash(seed)
         settings = [trial.params for trial in study.trials]
-        living = set(alive)
-        learner(study, living)
-        if living != alive:
-            raise Wrong(
-                "inputs_changed", f"The set `alive` was {alive}, and it is {living} now. You are told it, to read."
-            )
+        result_of(partial(learner, study), alive, what="the set `alive`")
         _judge_states(study, alive, dead, "In a second study: " if seed == 2 else "")
         once = _waiting(study)
         learner(study, alive)
