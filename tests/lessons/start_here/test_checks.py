@@ -105,7 +105,7 @@ def rows_filled_with_none(indices, rank, world_size):
 
 @pytest.mark.parametrize(
     ("share", "symptom"),
-    [(kept_by_length(), "remembered"), (in_turn(), "in_turn"), (rows_filled_with_none, "zero_lost")],
+    [(kept_by_length(), "positions_not_indices"), (in_turn(), "raised_IndexError"), (rows_filled_with_none, "lost")],
     ids=["remembered", "in turn", "zero lost"],
 )
 def test_a_share_is_of_this_list_whatever_was_asked_before(share, symptom):

@@ -25,7 +25,7 @@ def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
             if not same(given, expected, _CLOSE):
                 plain = numbers_of(learner(parameters, 1, 0), 3, _PARTS)
                 refuse_bytes_per_parameter([part / parameters for part in plain], "Without sharding ")
-                _judge_shares(given, expected, plain, world_size, where)
+                judge_shares(given, expected, plain, world_size, where)
     return "The bytes of the ZeRO paper, for DDP and stages 1, 2 and 3: checked for four models."
 
 
@@ -86,8 +86,15 @@ def refuse_bytes_per_parameter(each: list[float], where: str) -> None:
     )
 
 
-def _judge_shares(given: list[float], right: list[float], plain: list[float], world_size: int, where: str) -> None:
-    """Raise what is wrong with the first part that is not what it should be; `plain` are the bytes without sharding."""
+def judge_shares(given: list[float], right: list[float], plain: list[float], world_size: int, where: str) -> None:
+    """Raise what is wrong with the first part that is not what it should be, if one is not.
+
+    Args:
+        given, right: the bytes of parameters, gradients and optimizer.
+        plain: what they are without sharding.
+        world_size: the ranks that share.
+        where: the case, for the hint.
+    """
     names = ("parameters", "gradients", "optimizer numbers")
     for name, ours, wanted, whole in zip(names, given, right, plain, strict=True):
         if same(ours, wanted, _CLOSE):

@@ -5,7 +5,7 @@ from itertools import permutations
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, numbers_of, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.memory_and_time import refuse_bytes_per_parameter
+from torchcourse.lessons.data_parallelism.checks.memory_and_time import judge_shares, refuse_bytes_per_parameter
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
@@ -107,36 +107,24 @@ def _judge_states(everything: list[float], case: tuple) -> None:
         )
     }
     refuse_known(given, known, _CLOSE, where=where)
-    _judge_parts(given, right, case)
+    if data > 1:
+        _refuse_other_ranks(given, right, case)
+    judge_shares(given, right, _states(own, data, 0), data, where)
 
 
-def _judge_parts(given: list[float], right: list[float], case: tuple) -> None:
-    """Raise what is wrong with the first of the three states that is not what it should be."""
+def _refuse_other_ranks(given: list[float], right: list[float], case: tuple) -> None:
+    """Refuse states that are shared out among other ranks than the data-parallel ones."""
     _, tensor, pipeline, data, stage, *_ = case
-    where = _case_name(case)
     others = {tensor, pipeline, tensor * pipeline, data * tensor, data * pipeline, data * tensor * pipeline} - {data}
-    for name, first, ours, wanted in zip(
-        ("parameters", "gradients", "optimizer numbers"), (3, 2, 1), given, right, strict=True
-    ):
-        if same(ours, wanted, _CLOSE):
-            continue
-        known = {
-            "not_shared": (data * wanted, f"the {name} are whole on each data-parallel rank; this stage shares them."),
-            "shared_too_early": (wanted / data, f"the {name} are shared out, but only from stage {first} on."),
-        }
-        refuse_known(ours, known, _CLOSE, where=where)
-        for ranks in sorted(others) if stage >= first else ():
+    names = ("parameters", "gradients", "optimizer numbers")
+    for name, first, ours, wanted in zip(names, (3, 2, 1), given, right, strict=True):
+        for ranks in sorted(others) if stage >= first and not same(ours, wanted, _CLOSE) else ():
             if same(ours, wanted * data / ranks, _CLOSE):
                 raise Wrong(
                     "shared_over_others",
-                    f"{where}you divide the {name} of a GPU by {ranks}. ZeRO shares out among the ranks that hold the "
-                    "*same* part of the model. How many are these?",
+                    f"{_case_name(case)}you divide the {name} of a GPU by {ranks}. ZeRO shares out among the ranks "
+                    "that hold the *same* part of the model. How many are these?",
                 )
-        raise Wrong(
-            "wrong_states",
-            f"{where}your {name} are {times(ours / wanted)} what they should be. Count the parameters of one GPU "
-            "first: all layers, divided by the ranks that share them.",
-        )
 
 
 def _judge_activations(given: float, case: tuple) -> None:

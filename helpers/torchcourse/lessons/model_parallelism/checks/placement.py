@@ -8,6 +8,7 @@ import torch
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.errors import learners_line
+from torchcourse.checks.kit import refuse_known
 from torchcourse.lessons.model_parallelism.tensor_parallel import outputs_of_heads
 
 
@@ -114,25 +115,26 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
         ) from None
     order = torch.arange(ranks).view(-1, tensor)
     right_tensor, right_data = order.tolist(), order.T.tolist()
-    if (sorted(tensor_groups), sorted(data_groups)) == (right_tensor, right_data):
+    found = [sorted(tensor_groups), sorted(data_groups)]
+    if found == [right_tensor, right_data]:
         return
-    if (sorted(tensor_groups), sorted(data_groups)) == (right_data, right_tensor):
-        raise Wrong(
-            "swapped",
-            f"{call}: these are the groups, but the two kinds are exchanged. It is neighbors that divide the layers.",
-        )
-    other = torch.arange(ranks).view(tensor, -1)
-    neighbors = sorted(tensor_groups) == right_tensor
-    if not neighbors and sorted(tensor_groups) == other.tolist():
-        raise Wrong(
-            "number_for_size", f"{call} has {tensor} tensor groups. {tensor} is how many ranks are *in* each of them."
-        )
-    if not neighbors and sorted(tensor_groups) == sorted(other.T.tolist()):
-        raise Wrong(
-            "not_neighbors",
-            f"{call}: the tensor groups have the right size, but {tensor_groups[0]} are no neighbors. Which ranks sit "
-            "in one machine?",
-        )
+    swapped = "these are the groups, but the two kinds are exchanged. It is neighbors that divide the layers."
+    refuse_known(found, {"swapped": ([right_data, right_tensor], swapped)}, where=f"{call}: ")
+    neighbors = found[0] == right_tensor
+    if not neighbors:
+        other = torch.arange(ranks).view(tensor, -1)
+        known = {
+            "number_for_size": (
+                other.tolist(),
+                f"there are {tensor} tensor groups. {tensor} is how many ranks are *in* each of them.",
+            ),
+            "not_neighbors": (
+                sorted(other.T.tolist()),
+                f"the tensor groups have the right size, but {tensor_groups[0]} are no neighbors. Which ranks sit in "
+                "one machine?",
+            ),
+        }
+        refuse_known(found[0], known, where=f"{call}: ")
     for name, groups in (("tensor", tensor_groups), ("data", data_groups)):
         if sorted(rank for group in groups for rank in group) != list(range(ranks)):
             raise Wrong(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, same
+from torchcourse.checks.kit import number, refuse_formula, same
 from torchcourse.lessons.model_parallelism.pipeline import Action, Deadlock, Schedule, simulate
 from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubble
 
@@ -53,8 +53,8 @@ _MISTAKES: dict[str, tuple[list[Bubble], str]] = {
         "That is the waiting divided by the work, not by all of the time.",
     ),
     "one_too_many": (
-        [lambda p, m, v: (p - 1) / (v * m + p)],
-        "Close. Count the parts of time once more: when does the last rank begin?",
+        [lambda p, m, v: (p - 1) / (v * m + p), lambda p, m, v: p / (v * m + p)],
+        "Close. Count once more: for how many other ranks does rank 0 wait, and when does the last rank begin?",
     ),
     "utilization": (
         [lambda p, m, v: v * m / (v * m + p - 1)],
@@ -64,28 +64,9 @@ _MISTAKES: dict[str, tuple[list[Bubble], str]] = {
         [lambda p, m, v: 100 * (p - 1) / (v * m + p - 1)],
         "That is in percent; a part from 0 to 1 was asked for.",
     ),
-    "pieces_ignored": (
-        [lambda p, m, v: (p - 1) / (m + p - 1)],
-        "Right for one piece per rank; several pieces change the work or the waiting. Which?",
-    ),
-    "pieces_divide_all": (
-        [lambda p, m, v: (p - 1) / (m + p - 1) / v],
-        "You divide the whole share by the pieces. Filling and draining take 1/v of the time, but the work does not "
-        "change: so what becomes of the sum of the two?",
-    ),
-    "all_ranks_counted": ([lambda p, m, v: p / (v * m + p)], "How many other ranks does rank 0 wait for?"),
-    "pieces_multiply_waiting": (
-        [lambda p, m, v: v * (p - 1) / (m + v * (p - 1))],
-        "You let several pieces lengthen the waiting. Each takes 1/v of the time: what becomes of filling and "
-        "draining?",
-    ),
     "waiting_twice": (
         [lambda p, m, v: 2 * (p - 1) / (v * m + 2 * (p - 1))],
         "You count filling and draining, and for the work one pass alone. Each has a forward and a backward part.",
-    ),
-    "pieces_count_as_ranks": (
-        [lambda p, m, v: (v * p - 1) / (m + v * p - 1), lambda p, m, v: (v * p - 1) / (v * m + v * p - 1)],
-        "You count each piece as a rank of its own. But the pieces of one rank share its time.",
     ),
     "exchanged": (
         [lambda p, m, v: (m - 1) / (v * p + m - 1)],
@@ -115,9 +96,14 @@ def _judge_bubbles(answers: list[float], cases: list[tuple[int, int, int]]) -> N
         return
     value, (p, m, v) = answers[wrong[0]], cases[wrong[0]]
     case, right = f"bubble({p}, {m}, {v}) is {value:.4f}. ", float(right_bubble(p, m, v))
-    for symptom, (formulas, hint) in _MISTAKES.items():
-        if any(same(answers, [formula(*each) for each in cases], 1e-6) for formula in formulas):
-            raise Wrong(symptom, case + hint)
+    known = {symptom: (formulas, case + hint) for symptom, (formulas, hint) in _MISTAKES.items()}
+    refuse_formula(answers, cases, known)
+    if v > 1:  # those with one piece come first
+        raise Wrong(
+            "pieces",
+            f"{case}Right for one piece per rank. Several pieces of a rank share its time, each with 1/v of it: what "
+            "becomes of filling and draining, and what of the work?",
+        )
     if abs(value - right) < 0.01 and value == round(value, 3):
         raise Wrong("rounded", f"{case}That is a rounded value. Return it as it was computed.")
     raise Wrong("wrong_value", f"{case}Draw {p} ranks and {m} micro-batches with the slider, and count parts of time.")
