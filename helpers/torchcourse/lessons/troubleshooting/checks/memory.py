@@ -103,7 +103,8 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
                     f"Where {most} of at most {limit} fit: the out-of-memory error came out of your function. Catch "
                     "it, and go on.",
                 ) from None
-            gc.collect()
+            if room.device.current:  # a cycle may hold it
+                gc.collect()
             left = room.device.current
         _judge_search(given, most, limit, room.tries, left)
         if room.held:
