@@ -252,12 +252,17 @@ def other_text_hashes() -> Iterator[None]:
         yield
 
 
-def tensor_of(value: Any, shape: Sequence[int], hint: str) -> torch.Tensor:
-    """Return the value if it is a tensor of this shape; else raise `Wrong` with the hint and what was given."""
+def tensor_of(value: Any, shape: Sequence[int], hint: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return the value if it is a tensor of this shape; else raise `Wrong` with the hint and what was given.
+
+    With `dtype`, that of what the function was given, one of a different type is refused as well.
+    """
     if not isinstance(value, torch.Tensor):
         raise Wrong("wrong_type", f"{hint} You return a value of type {type(value).__name__}.")
     if value.shape != torch.Size(shape):
         raise Wrong("shape", f"{hint} You return the shape {list(value.shape)}.")
+    if dtype not in (None, value.dtype):
+        raise Wrong("dtype", f"You were given {dtype}, and return {value.dtype}. Keep the type of what you are given.")
     return value
 
 

@@ -90,7 +90,7 @@ def test_numbers():
         with pytest.raises(Wrong, match="Return 2 numbers: MFU and HFU"):
             numbers_of(given, 2, "MFU and HFU")
     assert number_of(torch.tensor(2), "the share") == 2
-    with pytest.raises(Wrong, match="Return one number, the share. You return None"):
+    with pytest.raises(Wrong, match=r"Return one number, the share\. You return None"):
         number_of(None, "the share")
 
 
@@ -136,6 +136,13 @@ def test_what_is_not_a_tensor_of_the_shape_is_refused(value, symptom, words):
     with pytest.raises(Wrong, match=rf"Two rows\. You return .*{words}") as caught:
         tensor_of(value, ONE.shape, "Two rows.")
     assert caught.value.symptom == symptom
+
+
+def test_a_tensor_of_another_type_than_was_given_is_refused():
+    assert tensor_of(ONE, [2, 3], "Two rows.", torch.float32) is ONE
+    with pytest.raises(Wrong, match=r"given torch\.float64, and return torch\.float32") as caught:
+        tensor_of(ONE, [2, 3], "Two rows.", torch.float64)
+    assert caught.value.symptom == "dtype"
 
 
 def fail(kind: str):

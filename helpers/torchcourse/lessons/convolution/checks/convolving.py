@@ -50,7 +50,7 @@ def _judge_convolution(out: Any, x: torch.Tensor, weight: torch.Tensor, stride: 
             "same_size",
             f"{case}the output has the shape {list(right.shape)}. Yours is as large as the picture: {list(as_large)}.",
         )
-    out = _tensor_like(out, right, f"{case}the output has the shape {list(right.shape)}.")
+    out = tensor_of(out, right.shape, f"{case}the output has the shape {list(right.shape)}.", right.dtype)
     if same(out, right, tolerance=_TOLERANCE):
         return
     every_place = F.conv2d(F.pad(x, (padding,) * 4)[None], weight)[0, :, : right.shape[1], : right.shape[2]]
@@ -81,17 +81,6 @@ def _off(out: torch.Tensor, right: torch.Tensor) -> str:
     return f"{off:.2g}{', as if they were computed with 32 bits' if off < 1e-5 else ''}"
 
 
-def _tensor_like(out: Any, right: torch.Tensor, hint: str) -> torch.Tensor:
-    """Return the output if its shape and its type of numbers are those of the right one."""
-    out = tensor_of(out, right.shape, hint)
-    if out.dtype != right.dtype:
-        raise Wrong(
-            "dtype",
-            f"The inputs are {right.dtype}, and your output is {out.dtype}. Keep the type of what you are given.",
-        )
-    return out
-
-
 @check
 def flipped(learner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> str:
     """Compare with the definition of convolution, summed term by term."""
@@ -106,11 +95,10 @@ def flipped(learner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> st
 
 def _judge_flipped(out: Any, image: torch.Tensor, kernel: torch.Tensor) -> None:
     right, size = _by_definition(image, kernel), "×".join(map(str, kernel.shape))
-    out = _tensor_like(
-        out,
-        right,
-        f"A kernel of {size} on 6×7 pixels gives {list(right.shape)}: wherever the two overlap by one pixel or more.",
+    overlap = (
+        f"A kernel of {size} on 6×7 pixels gives {list(right.shape)}: wherever the two overlap by one pixel or more."
     )
+    out = tensor_of(out, right.shape, overlap, right.dtype)
     if same(out, right, tolerance=_TOLERANCE):
         return
     known = {

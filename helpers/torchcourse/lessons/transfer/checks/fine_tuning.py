@@ -47,19 +47,13 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
         body.scaling = scaling
         twin, before, traits = copy.deepcopy(body).eval(), copy.deepcopy(body.state_dict()), _traits(body)
         out = result_of(partial(learner, body), pixels, top, what="the pixels")
-        tensor_of(out, (30, 64), "30 pictures have features of the shape [30, 64].")
+        tensor_of(out, (30, 64), "30 pictures have features of the shape [30, 64].", pixels.dtype)
         _must_be_kept(body, before)
         if out.is_inference():
             raise Wrong(
                 "inference",
                 "These are inference tensors: right numbers, but a head cannot be trained on them. There "
                 "is another way to do without a graph.",
-            )
-        if out.dtype != pixels.dtype:
-            raise Wrong(
-                "dtype",
-                f"The backbone computes in {pixels.dtype}, and so will a head that is trained on your features. Yours "
-                f"are {out.dtype}.",
             )
         _judge_features(out, twin, pixels, top)
         if out.requires_grad:
@@ -128,9 +122,7 @@ def prepare(learner: Callable[[torch.Tensor], torch.Tensor]) -> str:
     for part in (pixels[:40], pixels[40:41], pixels[:20] // 2):
         right = MNIST_SCALING(part, WHITE)
         out = result_of(learner, part, what="the digits")
-        out = tensor_of(out, right.shape, f"The network takes pictures of the shape {list(right.shape)}.")
-        if out.dtype != right.dtype:
-            raise Wrong("dtype", f"The network takes numbers of the type {right.dtype}, and yours are {out.dtype}.")
+        out = tensor_of(out, right.shape, f"The network takes pictures of the shape {list(right.shape)}.", right.dtype)
         _judge_scaling(out, right, part)
     return "As in training: black is −0.42 and white 2.82, for any number of pictures, light or dark."
 
