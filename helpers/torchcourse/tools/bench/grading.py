@@ -54,6 +54,11 @@ def table() -> Table:
     return Table("Grading", ["work", "way", "per submission", "per minute", "times stock"], rows, how)
 
 
+def wanted_lessons() -> list[str]:
+    """Return all lessons, or those with TORCHCOURSE_BENCH_NOTEBOOKS, such as 06_, in their names."""
+    return [name for name in notebooks.lessons(ROOT) if os.environ.get("TORCHCOURSE_BENCH_NOTEBOOKS", "") in name]
+
+
 def hand_in(folder: Path, lesson: str, notebook: str, count: int) -> None:
     """Let `count` students hand in one notebook, with right answers."""
     (text,) = (text for path, text in notebooks.solutions(ROOT, lesson).items() if Path(path).stem == notebook)

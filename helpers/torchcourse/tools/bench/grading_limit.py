@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from torchcourse.tools.bench.grading import wanted_lessons
 from torchcourse.tools.bench.report import Table
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution
@@ -26,13 +27,11 @@ STUDENTS, NOTEBOOKS = 4, 32  # at least: where few notebooks are run, the last o
 
 
 def table() -> Table:
-    """Return for each lesson the share of the limit; TORCHCOURSE_BENCH_NOTEBOOKS=06_ measures a part."""
-    wanted, cores = os.environ.get("TORCHCOURSE_BENCH_NOTEBOOKS", ""), os.cpu_count() or 1
+    """Return for each of the `wanted_lessons` the share of the limit."""
+    cores = os.cpu_count() or 1
     execution.warm()  # once per class
     rows = []
-    for lesson in notebooks.lessons(ROOT):
-        if wanted not in lesson:
-            continue
+    for lesson in wanted_lessons():
         with tempfile.TemporaryDirectory() as folder, _measured() as spent:
             students = _hand_in(Path(folder), lesson)
             start = time.perf_counter()
@@ -40,24 +39,12 @@ def table() -> Table:
             took = time.perf_counter() - start
         full = sum(grade.score == grade.max_score for grade in grades)
         cells = sum(spent)
-        rows.append(
-            [
-                lesson,
-                f"{took:.0f} s",
-                f"{cells / students:.1f} s",
-                f"{cells / cores / took:.0%}",
-                f"{full} of {students}",
-            ]
-        )
+        share = cells / cores / took
+        rows.append([lesson, f"{took:.0f} s", f"{cells / students:.1f} s", f"{share:.0%}", f"{full} of {students}"])
+    columns = ["lesson, without its quiz", "all submissions", "graded cells per submission", "share of the limit"]
     return Table(
         "Grading and its limit",
-        [
-            "lesson, without its quiz",
-            "all submissions",
-            "graded cells per submission",
-            "share of the limit",
-            "full marks",
-        ],
+        [*columns, "full marks"],
         rows,
         f"{STUDENTS} submissions or more and {NOTEBOOKS} notebooks or more per lesson, all solved, {cores} cores. The "
         "limit is the processor time of the cells over the cores; cells that only import count as overhead. Measure on "

@@ -16,7 +16,7 @@ import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbgrader import utils
 
-from torchcourse.tools.bench.grading import run_stock
+from torchcourse.tools.bench.grading import run_stock, wanted_lessons
 from torchcourse.tools.bench.report import Table
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import gradebook
@@ -31,12 +31,9 @@ Scores = dict[tuple[str, str, str], float | None]
 
 
 def table() -> Table:
-    """Return for each lesson how many graded cells agree; TORCHCOURSE_BENCH_NOTEBOOKS=06_ measures a part."""
-    wanted, rows = os.environ.get("TORCHCOURSE_BENCH_NOTEBOOKS", ""), []
+    """Return for each of the `wanted_lessons` how many graded cells agree."""
     with _busy():
-        for lesson in notebooks.lessons(ROOT):
-            if wanted in lesson:
-                rows.append(_compared(lesson))
+        rows = [_compared(lesson) for lesson in wanted_lessons()]
     return Table(
         "Scores beside stock nbgrader",
         ["lesson", "notebooks handed in", "graded cells", "of them full, part, none", "different", "make grade, stock"],

@@ -19,7 +19,6 @@ import alembic.config
 import alembic.script
 import jsonschema
 import nbgrader.api
-from jsonschema.exceptions import best_match
 from nbgrader import dbutil, nbgraderformat
 from nbgrader.api import (
     BaseCell,
@@ -237,10 +236,8 @@ def _validate(metadata: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
 
 @functools.lru_cache(4096)
 def _invalid(metadata: str, schema: str) -> jsonschema.ValidationError | None:
-    return best_match(_validator(schema).iter_errors(json.loads(metadata)))
-
-
-@functools.cache
-def _validator(schema: str) -> Any:
-    parsed = json.loads(schema)
-    return jsonschema.validators.validator_for(parsed)(parsed)
+    try:
+        jsonschema.validate(json.loads(metadata), json.loads(schema))
+    except jsonschema.ValidationError as error:
+        return error
+    return None

@@ -24,16 +24,11 @@ def wrap(model: Any, way: str, dtype: torch.dtype | None = None) -> nn.Module:
         dtype: for FSDP2, in which to gather and compute; None: as the parameters are. (DDP computes in a dtype by
             `torch.autocast` around the forward pass.)
 
-    Raises:
-        ValueError: for a different way.
-
     Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
     """
     place = device()
     if way == "DDP":
         return DistributedDataParallel(model, device_ids=[place.index] if place.type == "cuda" else None)
-    if way != "FSDP2":
-        raise ValueError(f"A model is wrapped by one of {', '.join(WAYS)}, but not by {way!r}.")
     # The mesh is named, since the default is the machine's accelerator also where the ranks compute on the CPU.
     mesh = init_device_mesh(place.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype) if dtype is not None else MixedPrecisionPolicy()

@@ -6,11 +6,7 @@ labels, 10 or 40 seeds], and before that, for the two with learning rates, what 
 machine to machine, and with them single images.
 """
 
-import argparse
 import itertools
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -28,7 +24,7 @@ from torchcourse.lessons.transfer.few_labels import (
     run,
     validated,
 )
-from torchcourse.tools.make_data.provenance import save_table
+from torchcourse.tools.make_data.provenance import processes, save_table
 
 
 def tried(job: tuple[str, int, Recipe, int]) -> float:
@@ -47,11 +43,8 @@ def entry(job: tuple[str, int, int, Recipe | None]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the table of labels against accuracy.")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
     arrays = {}
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+    with processes("Train the table of labels against accuracy.") as pool:
         for method, recipes in RECIPES.items():
             print(f"{method}: {len(recipes)} recipes", flush=True)
             trials = itertools.product([method], TUNED_AT, recipes, TUNING_SEEDS)

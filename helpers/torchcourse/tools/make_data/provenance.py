@@ -1,13 +1,27 @@
 """Files that the package ships: what each holds, and which command made it, when, and with which versions."""
 
+import argparse
+import contextlib
 import hashlib
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
+
+
+@contextlib.contextmanager
+def processes(about: str) -> Iterator[ProcessPoolExecutor]:
+    """Read `--processes` from the command line of a tool, and let so many processes train, each begun anew."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    with ProcessPoolExecutor(parser.parse_args().processes, get_context("spawn")) as pool:
+        yield pool
 
 
 def made_by(module: str) -> str:

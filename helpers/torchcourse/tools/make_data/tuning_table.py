@@ -14,12 +14,8 @@ It takes about ten minutes of one core; each process trains on one thread, so th
 many there are. The last bits may differ from machine to machine, and with them single images.
 """
 
-import argparse
 import itertools
-import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,7 @@ import torch
 
 from torchcourse.lessons.tuning import digits_task
 from torchcourse.lessons.tuning.digits_task import BATCHES, IMAGES, SPACE, EpochResult
-from torchcourse.tools.make_data.provenance import save_table
+from torchcourse.tools.make_data.provenance import processes, save_table
 
 TARGET = Path(__file__).parents[2] / "lessons" / "tuning" / "tables" / "digits.npz"
 SCALING = {"lr": SPACE["lr"][5], "optimizer": "adamw", "weight_decay": 0.0}
@@ -99,11 +95,8 @@ def table(rows: Iterable[list[EpochResult]], shape: tuple[int, ...], images: boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the table of the tuning lesson.")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
     arrays: dict[str, np.ndarray] = {}
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+    with processes("Train the table of the tuning lesson.") as pool:
         for name, (shape, runs) in jobs().items():
             print(f"{name}: {len(runs)} runs", flush=True)
             rows = pool.map(run, runs, chunksize=4)
