@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, numbers_of, refuse_formula, refuse_known, same
+from torchcourse.checks.kit import number_of, numbers_of, refuse_formula, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.units import times
@@ -32,13 +32,7 @@ def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
 @check
 def step_seconds(learner: Callable[..., float]) -> str:
     """Compare with compute / N plus the ring's time, for one rank and for many."""
-    given = []
-    for case in _STEPS:
-        answer = learner(*case)
-        found = number(answer)
-        if found is None:
-            raise Wrong("no_number", f"Return one number, the seconds of a step. You returned {answer!r}.")
-        given.append(found)
+    given = [number_of(learner(*case), "the seconds of a step") for case in _STEPS]
     right = [compute / n + ring_seconds(size, n, alpha, beta) for compute, size, n, alpha, beta in _STEPS]
     if not same(given, right, _CLOSE):
         _judge_seconds(given, right)

@@ -96,8 +96,7 @@ def _judge_bubbles(answers: list[float], cases: list[tuple[int, int, int]]) -> N
         return
     value, (p, m, v) = answers[wrong[0]], cases[wrong[0]]
     case, right = f"bubble({p}, {m}, {v}) is {value:.4f}. ", float(right_bubble(p, m, v))
-    known = {symptom: (formulas, case + hint) for symptom, (formulas, hint) in _MISTAKES.items()}
-    refuse_formula(answers, cases, known)
+    refuse_formula(answers, cases, _MISTAKES, where=case)
     if v > 1:  # those with one piece come first
         raise Wrong(
             "pieces",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_formula, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number_of, refuse_formula, refuse_known, result_of, same, tensor_of
 from torchcourse.lessons.performance.graphs import break_reasons, counted
 
 Intervals = list[tuple[float, float]]
@@ -32,16 +32,13 @@ _TRACES: list[tuple[Intervals, Intervals, float]] = [
 def exposed(learner: Callable[[Intervals, Intervals], float]) -> str:
     """Compare with hand-made traces: nothing covered, partly covered, in a gap, several of each, none."""
     for computing, sending, right in _TRACES:
-        given = list(computing), list(sending)
         case = f"Computing {computing}, sending {sending}: "
-        value = _one_number(learner(*given), f"{case}the function returns milliseconds, one number.")
-        if given != (computing, sending):
-            raise Wrong("inputs_changed", "Your function changed a list that it was given. The caller still needs it.")
+        value = number_of(result_of(learner, computing, sending, what="a list"), "milliseconds")
         if abs(value - right) < 1e-9:
             continue
         if computing is _TRACES[0][0]:
             # In one trace, a different mistake may give the same number.
-            values = [value, _one_number(learner(*map(list, _TRACES[1][:2])), "Milliseconds are one number.")]
+            values = [value, number_of(learner(*_TRACES[1][:2]), "milliseconds")]
             refuse_formula(values, _TRACES[:2], _WRONG_TIMES)
         raise Wrong("wrong_value", f"{case}{right:g} ms are exposed. Your function returned {value:g}.")
     return f"{len(_TRACES)} traces: nothing covered, partly covered, in gaps, several spans, none."
@@ -101,18 +98,10 @@ _WRONG_TIMES: dict[str, tuple[list[Callable[[Intervals, Intervals, float], float
 }
 
 
-def _one_number(value: object, hint: str) -> float:
-    found = number(value)
-    if found is None:
-        raise Wrong("no_number", f"{hint} Yours is {value!r}.")
-    return found
-
-
 @check
 def linear_seconds(learner: Callable[[int, int, int, int, float, float], float]) -> str:
     """Compare with the roofline of a linear layer: one sample and many, 2 and 4 bytes per number, both bounds."""
-    returned = [learner(*case, _BANDWIDTH) for case in _LAYERS]
-    values = [_one_number(value, "The function returns seconds, one number.") for value in returned]
+    values = [number_of(learner(*case, _BANDWIDTH), "the seconds") for case in _LAYERS]
     # n products need n - 1 additions, and the bias one more: whoever counts exactly is right, too.
     right = AnyOf(tuple(_bounds(bias=bias, extra=extra) for bias in (False, True) for extra in (0, -1, 1)))
     if any(same(values, one, tolerance=1e-6) for one in right):
@@ -224,10 +213,8 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
     cases += [("above a limit of 2.5", large, 2.5), ("above a limit of 0.25", small, 0.25)]
     cases.append(("of the shape [4, 3]", large[:4, :3].clone(), 1.0))
     for name, x, limit in cases:
-        given = x.clone()
-        out = tensor_of(learner(given, limit), x.shape, f"Input {name}: the output has the shape of the input.")
-        if not torch.equal(given, x):
-            raise Wrong("inputs_changed", "Your function changed the tensor that it was given. The caller needs it.")
+        out = result_of(learner, x, limit, what="the tensor that it was given")
+        out = tensor_of(out, x.shape, f"Input {name}: the output has the shape of the input.")
         _judge_type(out, x.dtype)
         _judge_limited(name, out, x, limit)
     for dtype in (torch.float32, torch.float64):
