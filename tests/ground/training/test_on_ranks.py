@@ -1,6 +1,7 @@
 """On several ranks the Trainer does what it does in one process."""
 
 import errno
+import inspect
 import math
 import os
 from functools import partial
@@ -18,7 +19,7 @@ from torchcourse.data import SeededSamples, make_loader
 from torchcourse.lessons.data_parallelism import data_parallel
 from torchcourse.models import mlp
 from torchcourse.ranks import RankError, run_ranks
-from torchcourse.training import Trainer, checkpoint, read_scalars
+from torchcourse.training import Trainer, checkpoint, lockstep, read_scalars
 
 WIDTH, CLASSES = 6, 3
 
@@ -243,6 +244,31 @@ def fit_with(options, validated):
 def test_what_one_rank_alone_was_given_is_refused(options, sentence):
     with pytest.raises(RankError, match=f"{sentence}.*Give all ranks the same"):
         run_ranks(fit_with, options, not options, world_size=2)
+
+
+# Without `overwrite`, a rank ends at the run that it finds.
+OF_A_RANKS_OWN = {"log_dir", "watch_every", "keep", "after_step", "progress", "device", "overwrite"}
+LOOKED_AT = {"model", "optimizer", "loss_fn", "scheduler", "metrics", "train_loader", "self"}  # by what they hold
+
+
+def test_every_argument_is_compared_over_the_ranks_or_may_be_different():
+    arguments = {*inspect.signature(Trainer).parameters, *inspect.signature(Trainer.fit).parameters}
+    assert arguments == {*lockstep._ALIKE, *lockstep._GIVEN, *OF_A_RANKS_OWN, *LOOKED_AT}
+
+
+def fit_with_ranks_own(folder):
+    first = {"watch_every": 1, "keep": 2, "after_step": lambda trainer: None, "log_dir": folder / "log"}
+    model, optimizer = model_and_optimizer()
+    options = first | {"device": "cpu"} if dist.get_rank() == 0 else {}
+    Trainer(model, optimizer, nn.CrossEntropyLoss(), checkpoint_dir=folder, progress=False, **options).fit(
+        make_loader(data(32), 8), 2
+    )
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_what_may_be_different_is_trained_with(tmp_path):
+    first, second = run_ranks(fit_with_ranks_own, tmp_path, world_size=2)
+    assert all(map(torch.equal, first, second))
 
 
 @pytest.mark.parametrize("samples", [[48, 40], [48, 47]])
