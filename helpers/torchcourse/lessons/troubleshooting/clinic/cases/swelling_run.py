@@ -1,5 +1,6 @@
 """Patient: running sums of losses that are tensors with a graph, so that every step's graph stays alive."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -53,8 +54,8 @@ def judge(program: Program, seed: int) -> str:
     probe = torch.randn(size, width)
     start = mlp(width, 8, width)
     with called_with(f"batches of images [{size}, 1, 1, {width}] and a probe [{size}, {width}]"):
-        given, grown, in_numbers, nodes = _grown(program.denoise_epoch, start, loader, rate, probe)
-    plain, *_ = _grown(_plain_epoch, start, loader, rate, probe)
+        given, (grown, in_numbers, nodes) = _grown(program.denoise_epoch, start, loader, rate, probe)
+    plain, _ = _grown(_plain_epoch, start, loader, rate, probe)
     only_numbers = nodes == 0 and grown - in_numbers <= 100
     if grown > 100 and not only_numbers:  # a list of numbers is not a leak
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?")
@@ -85,27 +86,24 @@ def judge(program: Program, seed: int) -> str:
 
 def _grown(
     epoch: Callable, start: nn.Module, loader: DataLoader, rate: float, probe: torch.Tensor
-) -> tuple[Trained, float, float, int]:
-    """Train a copy; return with it what each step left alive, and by how many nodes the graphs grew.
+) -> tuple[Trained, list[float]]:
+    """Train a copy; return with it by how much there is more after each step.
 
-    What is left alive: all bytes, and those of tensors that hold a single number.
+    Of bytes alive, of those in tensors that hold a single number, and of nodes of the graph.
     """
-    alive: list[int] = []
-    in_numbers: list[int] = []
-    nodes: list[int] = []
+    sizes: list[tuple[int, int, int]] = []
+    steps = itertools.count(1)
     with MemoryTracker() as tracker:
 
         def note() -> None:
-            alive.append(tracker.current)
-            if len(alive) in (5, 12):  # to count the graph's nodes takes longer than a step
-                nodes.append(count_nodes([]))
-                in_numbers.append(sum(each.bytes for each in tracker.live() if not each.shape))
+            if next(steps) in (5, 12):  # to count the graph's nodes takes longer than a step
+                in_numbers = sum(each.bytes for each in tracker.live() if not each.shape)
+                sizes.append((tracker.current, in_numbers, count_nodes([])))
 
         more = probe, torch.Generator().manual_seed(0)
         trained = train_copy(epoch, start, ObservedLoader(loader, note), rate, *more, gradients=False)
-    if len(alive) < 12:  # an epoch that ends early, which has too few steps
-        return trained, 0.0, 0.0, 0
-    return trained, (alive[11] - alive[4]) / 7, (in_numbers[1] - in_numbers[0]) / 7, nodes[1] - nodes[0]
+    before, after = sizes if len(sizes) == 2 else [(0, 0, 0)] * 2  # an epoch that ends early has too few steps
+    return trained, [(later - earlier) / 7 for earlier, later in zip(before, after, strict=True)]
 
 
 def _plain_epoch(
