@@ -55,7 +55,7 @@ def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
 
 def known_classes(run: WatchedRun) -> Iterator[Alarm]:
     """The classes that are validated on have been trained on."""
-    learned = [loss.target[loss.target != loss.ignored] for loss in run.classified]
+    learned = [loss.target[loss.counted] for loss in run.classified]
     labels = [labels for _, labels in run.answers.validated]
     if not learned or not labels or not _learned_by(run, CLASSIFYING):
         return
@@ -87,17 +87,14 @@ def borders(run: WatchedRun) -> Iterator[Alarm]:
 def choices(run: WatchedRun) -> Iterator[Alarm]:
     """Where a class is chosen, it is a class, and there are several to choose from."""
     answers = run.answers
-    if (
-        answers.chosen_of_batch >= CUTS_AT_LEAST
-        and _learned_by(run, CLASSIFYING)
-        and not any(loss.picks_rows for loss in run.classified)
-    ):
+    often = answers.chosen_of_batch >= CUTS_AT_LEAST and _learned_by(run, CLASSIFYING)
+    if often and not any(loss.picks_rows for loss in run.classified):
         yield Alarm(
             "argmax_over_batch",
             f"{answers.chosen_of_batch} times the largest of outputs [N, C] was taken over dimension 0, and its number "
             "compared with labels: that is the sample that suits a class best. The class of each sample is argmax(1).",
         )
-    chosen = run.answers.chosen_of_one
+    chosen = answers.chosen_of_one
     if chosen >= CUTS_AT_LEAST and _learned_by(run, LOGISTIC):
         yield Alarm(
             "argmax_of_one",
@@ -108,7 +105,7 @@ def choices(run: WatchedRun) -> Iterator[Alarm]:
 
 def units(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs are compared with targets in the units that they have learned."""
-    losses = [loss for loss in run.losses if loss.function in MEASURING and loss.of_output]
+    losses = [loss for loss in run.losses_of(*MEASURING) if loss.of_output]
     pairs = [(loss.target.flatten().double(), loss.seen.inputs) for loss in losses if loss.seen is not None]
     found = [(target, seen.inputs) for target, seen in run.answers.measured if not seen.used]
     if len(pairs) < 3 or not found:
@@ -118,12 +115,10 @@ def units(run: WatchedRun) -> Iterator[Alarm]:
     if min(len(one), len(other)) < ANSWERS_AT_LEAST or not _far(one, other, OTHER_UNITS, OTHER_UNITS):
         return
     inputs = [
-        torch.cat(
-            [part.flatten().double() for part in those if part is not None and part.is_floating_point()] or [none]
-        )
-        for those, none in ((given, one[:0]), (shown, one[:0]))
+        torch.cat([one[:0], *(part.flatten() for part in those if part is not None and part.is_floating_point())])
+        for those in (given, shown)
     ]
-    if all(len(part) for part in inputs) and not _far(inputs[0], inputs[1], *ALIKE):
+    if all(map(len, inputs)) and not _far(inputs[0], inputs[1], *ALIKE):
         yield Alarm(
             "other_units",
             f"The model learned targets of {_told(one)}, and what it puts out was compared with {_told(other)}. Were "
@@ -133,9 +128,8 @@ def units(run: WatchedRun) -> Iterator[Alarm]:
 
 def _learned_by(run: WatchedRun, functions: Collection[Callable]) -> bool:
     """Whether most losses are one of these functions, of what the model put out."""
-    losses = run.losses
-    found = [loss for loss in losses if loss.function in functions and loss.of_output]
-    return len(found) >= 3 and len(found) >= len(losses) / 2
+    found = [loss for loss in run.losses_of(*functions) if loss.of_output]
+    return len(found) >= 3 and len(found) >= len(run.losses) / 2
 
 
 def _told(numbers: torch.Tensor) -> str:

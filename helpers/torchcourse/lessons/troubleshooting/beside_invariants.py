@@ -53,9 +53,8 @@ def parameters_of_losses(run: WatchedRun) -> Iterator[Alarm]:
         if steps >= STEPS_AT_LEAST:
             yield Alarm(
                 "loss_never_learns",
-                f"The loss is computed with a parameter of shape {shape} that is not the model's: it had gradients in "
-                f"{steps} steps, no optimizer has it, and it is what it was. Give the optimizer the parameters of the "
-                "loss too.",
+                f"The loss has a parameter of shape {shape} that got gradients in {steps} steps and never changed: no "
+                "optimizer has it. Give the optimizer the parameters of the loss too.",
             )
             return
 
@@ -78,9 +77,8 @@ def replicas(run: WatchedRun) -> Iterator[Alarm]:
     if steps >= 3 and far > APART:
         yield Alarm(
             "replicas_apart",
-            f"A second model of the same shapes was given the very gradients of this one in {steps} steps, and its "
-            f"weights are {far:.1%} of their size away. Replicas have to start from the same weights: copy or "
-            "broadcast them.",
+            f"A second model had the very gradients of this one in {steps} steps, and its weights are {far:.1%} of "
+            "their size away. Replicas have to start from the same weights: copy or broadcast them.",
         )
 
 

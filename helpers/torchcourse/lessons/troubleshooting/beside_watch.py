@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import Optimizer
 
 from torchcourse.lessons.troubleshooting.autograd_graph import end_of_graph, nodes
-from torchcourse.lessons.troubleshooting.makers import PRODUCTS, operation
+from torchcourse.lessons.troubleshooting.makers import PRODUCTS, near
 from torchcourse.lessons.troubleshooting.tensor_parts import share_memory
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.training_step import gradient_vector, numbers_of, parameters_of
@@ -197,12 +197,12 @@ class Beside(Watcher):
         """Note the parameters behind a loss that are not the model's, and which of them are part of the loss itself."""
         own = {id(p) for p in self.loop.model.parameters()}
         ends = [end_of_graph(root) for root in roots]
-        near = {id(leaf) for leaf in _leaves(_of_the_loss(ends))}
+        near_it = {id(leaf) for leaf in _leaves(near(*ends, stops=_of_a_layer, at_most=NEAR_A_LOSS))}
         for leaf in _leaves(nodes(*ends)):
             if not isinstance(leaf, nn.Parameter) or id(leaf) in own or id(leaf) in self._of_losses:
                 continue
             plain = type(leaf) is nn.Parameter and leaf.layout == torch.strided and not leaf.is_meta
-            if id(leaf) in near and plain and leaf.numel() <= OF_A_LOSS:
+            if id(leaf) in near_it and plain and leaf.numel() <= OF_A_LOSS:
                 self._of_losses[id(leaf)] = leaf, leaf.detach().clone()
             else:
                 self._of_others.add(id(leaf))
@@ -221,19 +221,9 @@ def _leaves(graph: Iterable[Any]) -> Iterator[torch.Tensor]:
     return (node.variable for node in graph if hasattr(node, "variable"))
 
 
-def _of_the_loss(ends: list[Any]) -> list[Any]:
-    """Return the nodes behind these, not past the products and norms of layers."""
-    found = [end for end in ends if end is not None]
-    seen = set(found)
-    for node in found:
-        name = operation(node)
-        if name in PRODUCTS or "Norm" in name or "Embedding" in name or len(found) > NEAR_A_LOSS:
-            continue
-        for below, _ in node.next_functions:
-            if below is not None and below not in seen:
-                seen.add(below)
-                found.append(below)
-    return found
+def _of_a_layer(name: str) -> bool:
+    """Whether an operation is the product or the norm of a layer, by its name."""
+    return name in PRODUCTS or "Norm" in name or "Embedding" in name
 
 
 def _place(tensor: torch.Tensor) -> int:

@@ -1,12 +1,13 @@
 """Invariants of what is drawn by chance: noise, and what log-probabilities are weighed with. Each yields alarms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
 from torchcourse.lessons.troubleshooting.chance_watch import Drawn, Pull, fingerprint
 from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC, MEASURING
-from torchcourse.lessons.troubleshooting.training_records import Loss
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 STEPS_AT_LEAST = 5
@@ -18,11 +19,7 @@ def noise(run: WatchedRun) -> Iterator[Alarm]:
     """Each step draws other noise."""
     total = len(run.steps)
     drawn = {step: found for step, found in run.chance.drawn.items() if found and step < total}
-    batches: dict[int, Drawn] = {
-        seen.step: fingerprint(seen.inputs)
-        for seen in run.trained
-        if seen.inputs is not None and seen.inputs.is_floating_point() and seen.inputs.numel()
-    }
+    batches = _batches(seen for seen in run.trained if seen.inputs is not None and seen.inputs.is_floating_point())
     # With the same batch in each step, the same numbers are part of the data.
     if len(drawn) < STEPS_AT_LEAST or len(set(batches.values())) < len(drawn) / 2:
         return
@@ -39,6 +36,12 @@ def noise(run: WatchedRun) -> Iterator[Alarm]:
             return
 
 
+def _batches(passes: Iterable[Pass]) -> dict[int, Drawn]:
+    """Return what tells the last batch of each step from others."""
+    inputs = {seen.step: seen.inputs for seen in passes if seen.inputs is not None and seen.inputs.numel()}
+    return {step: fingerprint(batch) for step, batch in inputs.items()}
+
+
 def advantages(run: WatchedRun) -> Iterator[Alarm]:
     """How much better an action was than expected is a number: the policy's loss does not teach who expects."""
     weighed = run.chance.weighed
@@ -48,8 +51,7 @@ def advantages(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "weight_with_gradient",
             f"In {len(weighed)} steps log-probabilities were multiplied with numbers from {low:.2g} to {high:.2g} that "
-            "carry a gradient: what they come from learns to make this loss small too. Is an advantage to be "
-            "detached?",
+            "carry a gradient: what they come from learns from this loss too. Is an advantage to be detached?",
         )
 
 
@@ -68,8 +70,7 @@ def one_weight_each(run: WatchedRun) -> Iterator[Alarm]:
 def ratios(run: WatchedRun) -> Iterator[Alarm]:
     """A ratio of new and old probabilities changes once a step has been taken."""
     found = run.chance.ratios
-    inputs = {seen.step: seen.inputs for seen in run.trained if seen.inputs is not None and seen.inputs.numel()}
-    batches = {step: fingerprint(inputs[step]) for step in inputs}
+    batches = _batches(run.trained)
     again = [step for step in found if step in batches and batches[step] == batches.get(step - 1)]
     if len(again) >= 3 and all(found.values()):
         yield Alarm(
@@ -106,24 +107,25 @@ def divergences(run: WatchedRun) -> Iterator[Alarm]:
 
 def terms(run: WatchedRun) -> Iterator[Alarm]:
     """Of a divergence and a loss that are added, both are sums over the batch, or both are means."""
-    pulls, parts = run.chance.pulls, run.chance.parts
-    found = {step: _reduced_apart(pulls[step], parts[step]) for step in pulls if len(parts.get(step, ())) == 1}
+    found: dict[int, str] = {}
+    for divergence in _divergences(run):
+        if way := divergence.reduced_apart():
+            found.setdefault(divergence.step, way)
     ways = set(found.values())
-    if len(found) >= STEPS_AT_LEAST and len(ways) == 1 and (way := ways.pop()):
+    if len(found) >= STEPS_AT_LEAST and len(found) == len(_with_one_loss(run)) and len(ways) == 1:
         yield Alarm(
             "terms_reduced_apart",
-            f"In {len(found)} steps {way}, so how much the one counts beside the other depends on the size of the "
-            "batch. Take sums over each sample and means over the batch for both.",
+            f"In {len(found)} steps {ways.pop()}: how much each counts depends on the size of the batch. Take sums "
+            "over each sample and means over the batch for both.",
         )
 
 
 def worth_a_code(run: WatchedRun) -> Iterator[Alarm]:
     """A reconstruction can gain more by a code than the code's divergence costs."""
-    pulls, parts = run.chance.pulls, run.chance.parts
-    costly = {step for step in pulls if len(parts.get(step, ())) == 1 and _summed_beside_mean(pulls[step], parts[step])}
-    losses = [loss for loss in run.losses if _reconstructs(loss)]
+    costly = {one.step for one in _divergences(run) if one.summed_beside_mean()}
+    losses = [loss for loss in run.losses_of(*MEASURING, *LOGISTIC) if _reconstructs(loss)]
     found = [loss for loss in losses if loss.step in costly]
-    if len(found) < STEPS_AT_LEAST or len(costly) < len(pulls) or len(losses) < len(run.losses):
+    if len(found) < STEPS_AT_LEAST or len(costly) < len(run.chance.pulls) or len(losses) < len(run.losses):
         return
     numbers, most = found[0].target[0].numel(), max(loss.value for loss in losses)
     if numbers >= OF_A_SAMPLE and 0 < most < TWO_BITS:
@@ -131,48 +133,54 @@ def worth_a_code(run: WatchedRun) -> Iterator[Alarm]:
             "divergence_outweighs",
             f"The divergence is summed over a sample's code, and the loss beside it is a mean over its {numbers} "
             f"numbers, at most {most:.2g}: less than a code of two bits costs, so the code stays empty. "
-            " Sum the loss over each sample's numbers too, or weigh the divergence by 1 / their number.",
+            "Sum the loss over each sample's numbers too, or weigh the divergence by 1 / their number.",
         )
-
-
-def _summed_beside_mean(pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]) -> bool:
-    """Whether a divergence is a sum over each code, unweighed, and the one loss a mean over all numbers."""
-    reduction, _, samples = parts[0]
-    return reduction == "mean" and any(
-        _near(share, 1 / samples) and shape[1] > 1 for share, shape in _divergences(pulls, parts)
-    )
 
 
 def _reconstructs(loss: Loss) -> bool:
     """Whether the target of a loss is what the model got."""
     inputs = None if loss.seen is None else loss.seen.inputs
-    if inputs is None or loss.function not in MEASURING | LOGISTIC or inputs.numel() != loss.target.numel():
-        return False
-    return torch.equal(inputs.flatten(), loss.target.flatten())
+    return inputs is not None and torch.equal(inputs.flatten(), loss.target.flatten())
 
 
-def _reduced_apart(pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]) -> str:
-    """Return how a divergence from the standard normal distribution is reduced, if otherwise than the one loss."""
-    reduction, _, samples = parts[0]
-    for share, shape in _divergences(pulls, parts):
-        latents = shape[1]
-        if reduction == "sum" and latents != samples and any(_near(share, 1 / n) for n in (samples, shape.numel())):
+@dataclass(frozen=True)
+class _Divergence:
+    """The divergence of a batch's codes from the standard normal distribution, beside the one loss of its step."""
+
+    step: int
+    share: float
+    """How much each of its numbers counts, as a multiple of the loss."""
+    samples: int
+    latents: int
+    reduction: str
+    """Of the loss."""
+
+    def summed_beside_mean(self) -> bool:
+        """Whether it is a sum over each code, unweighed, and the loss a mean over all numbers."""
+        return self.reduction == "mean" and _near(self.share, 1 / self.samples) and self.latents > 1
+
+    def reduced_apart(self) -> str:
+        """Return how it is reduced, if otherwise than the loss."""
+        averaged = any(_near(self.share, 1 / n) for n in (self.samples, self.samples * self.latents))
+        if self.reduction == "sum" and self.latents != self.samples and averaged:
             return "the divergence was averaged over the batch, and the loss beside it summed"
-        if reduction == "mean" and _near(share, 1.0):
+        if self.reduction == "mean" and _near(self.share, 1.0):
             return "the divergence was summed over the batch, and the loss beside it averaged"
-    return ""
+        return ""
 
 
-def _divergences(
-    pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]
-) -> Iterator[tuple[float, torch.Size]]:
-    """Yield how much each number of a divergence from the standard normal distribution counts, of a batch's codes."""
-    _, weight, samples = parts[0]
-    others = [pull for curve in ("exp", "log") for pull, _ in pulls.get(curve, ())]
-    for pull, shape in pulls.get("square", ()):
-        whole = pull > 0 and any(abs(abs(other) - pull) <= 1e-5 * pull for other in others)
-        if whole and len(shape) == 2 and shape[0] == samples >= SAMPLES_AT_LEAST and weight > 0:
-            yield 2 * pull / weight, shape
+def _with_one_loss(run: WatchedRun) -> list[int]:
+    return [step for step in run.chance.pulls if len(run.chance.parts.get(step, ())) == 1]
+
+
+def _divergences(run: WatchedRun) -> Iterator[_Divergence]:
+    for step in _with_one_loss(run):
+        pulls, ((reduction, weight, samples),) = run.chance.pulls[step], run.chance.parts[step]
+        others = [pull for curve in ("exp", "log") for pull, _ in pulls.get(curve, ())]
+        for pull, shape in pulls.get("square", ()):
+            whole = pull > 0 and any(abs(abs(other) - pull) <= 1e-5 * pull for other in others)
+            if whole and len(shape) == 2 and shape[0] == samples >= SAMPLES_AT_LEAST and weight > 0:
+                yield _Divergence(step, 2 * pull / weight, samples, shape[1], reduction)
 
 
 def _pushed_away(found: dict[str, list[Pull]]) -> bool:

@@ -4,12 +4,12 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, starmap
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchcourse.lessons.troubleshooting.model_calls import has_weights
+from torchcourse.lessons.troubleshooting.model_calls import has_numbers, has_weights
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, float_inputs
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
@@ -31,8 +31,7 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     """What the first layer gets is about 0 with a spread of about 1; validation inputs look like those of training."""
     entries = [seen.entry for seen in run.trained if seen.entry is not None]
     if entries and not _norm_behind_frozen(run):
-        mean = sum(entry[0] for entry in entries) / len(entries)
-        spread = sum(entry[1] for entry in entries) / len(entries)
+        mean, spread = (sum(part) / len(entries) for part in zip(*entries, strict=True))
         if abs(mean) > max(MEAN_AT_MOST, 3 * spread) or not SPREAD_AT_LEAST < spread < SPREAD_AT_MOST:
             yield Alarm(
                 "inputs_not_normalised",
@@ -40,10 +39,10 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
                 "initial weights are made for about 0 and 1.",
             )
     trained = float_inputs(run.trained)
-    evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
+    evaluated = float_inputs(run.validated_on)
     if not trained or sum(map(len, evaluated)) < 16 or evaluated[0].shape[1:] != trained[0].shape[1:]:
         return
-    if of_one_series(trained):  # a series goes on where the next years differ from the last
+    if of_one_series(trained):  # it goes on where the next years differ from the last
         return
     # A trend moves the windows of a series; what is prepared differently changes what is within them.
     measure = _within if _smooth(trained) else _mean_and_spread
@@ -77,10 +76,8 @@ def _unlike(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _smooth(batches: list[torch.Tensor]) -> bool:
     """Whether samples [N, T] or [N, T, C] are parts of series: from one time to the next, little changes."""
-    if batches[0].dim() not in (2, 3) or batches[0].size(1) < 8:
-        return False
-    rows = torch.cat([batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]]).double()
-    return (rows.diff(dim=1).square().mean() / (2 * rows.var() + 1e-12)).item() < 0.5
+    rows = _windows(batches)
+    return rows is not None and (rows.diff(dim=1).square().mean() / (2 * rows.var() + 1e-12)).item() < 0.5
 
 
 def _within(batches: list[torch.Tensor]) -> tuple[float, float]:
@@ -91,13 +88,30 @@ def _within(batches: list[torch.Tensor]) -> tuple[float, float]:
 
 def of_one_series(batches: list[torch.Tensor]) -> bool:
     """Whether the samples [N, T] or [N, T, C] are windows of one series that overlap: most begin within others."""
-    if batches[0].dim() not in (2, 3) or batches[0].size(1) < 8:
+    rows = _windows(batches)
+    if rows is None:
         return False
-    rows = torch.cat([batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]])
-    parts = (rows if rows.dim() == 3 else rows[..., None]).unfold(1, 4, 1).flatten(2)  # [N, T - 3, 4 C]
+    parts = parts_of(rows, 4)  # [N, T - 3, 4 C]
     keys = torch.tensor(hashes(parts.flatten(0, 1))).view(len(parts), -1)
     begins = keys[:, 0][parts[:, 0].amax(dim=-1) > parts[:, 0].amin(dim=-1)]
     return len(begins) > len(rows) / 2 and torch.isin(begins, keys[:, 1:]).float().mean().item() > 0.5
+
+
+def may_be_windows(batch: torch.Tensor) -> bool:
+    """Whether samples [N, T] or [N, T, C] are long enough for parts of a series."""
+    return batch.dim() in (2, 3) and batch.size(1) >= 8
+
+
+def parts_of(windows: torch.Tensor, size: int) -> torch.Tensor:
+    """Return each part of so many times of each window [N, T] or [N, T, C]: [N, T - size + 1, size * C]."""
+    return (windows if windows.dim() == 3 else windows[..., None]).unfold(1, size, 1).flatten(2)
+
+
+def _windows(batches: list[torch.Tensor]) -> torch.Tensor | None:
+    """Return the samples in one table, if they may be parts of a series."""
+    if not may_be_windows(batches[0]):
+        return None
+    return torch.cat([batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]]).double()
 
 
 def different_samples(run: WatchedRun) -> Iterator[Alarm]:
@@ -135,18 +149,16 @@ def labels(run: WatchedRun) -> Iterator[Alarm]:
     """Labels begin at 0, their order is mixed, and they have something to do with the inputs."""
     # A label per sample: what stands in a sentence or a picture has an order of its own.
     found = [loss for loss in run.classified if loss.inputs is not None]
-    batches = [loss.target[(loss.target >= 0) & (loss.target != loss.ignored)] for loss in found]
+    batches = [loss.target[(loss.target >= 0) & loss.counted] for loss in found]
     if not batches or not sum(map(len, batches)) or len({loss.scores.size(1) for loss in found}) > 1:
         return
     classes, pooled = found[0].scores.size(1), torch.cat(batches)
     counts = torch.bincount(pooled, minlength=classes)
-    left_out = {loss.ignored: sum(int((one.target == one.ignored).sum()) for one in found) for loss in found}
-    ignored, times = next(iter(left_out.items()))
+    ignored, times = found[0].ignored, sum(int((~loss.counted).sum()) for loss in found)
     if 0 <= ignored < classes and times and counts.count_nonzero() == classes - 1:
         yield Alarm(
             "class_ignored",
-            f"{times} labels of class {ignored} do not count, since ignore_index={ignored}: the model has an output "
-            "for this class, and never learns it.",
+            f"{times} labels do not count, since ignore_index={ignored}: the model never learns this class.",
         )
     elif not counts[0] and (counts[1:] > 0).all() and len(pooled) >= SEEN_A_CLASS * classes:
         yield Alarm(
@@ -184,21 +196,18 @@ def _guesses(found: list[Loss], counts: torch.Tensor) -> bool:
     """Whether the loss is still that of guessing by the frequencies of the classes."""
     shares = counts[counts > 0].double() / counts.sum()
     guessing = -(shares * shares.log()).sum().item()
-    last = [
-        loss.function(loss.scores.float(), loss.target, ignore_index=loss.ignored).item()
-        for loss in found[-5:]
-        if (loss.target != loss.ignored).any()
-    ]
+    last = [loss.mean for loss in found[-5:] if loss.counted.any()]
     return bool(last) and sum(last) / len(last) > LEARNT * guessing
 
 
 def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
     """The answer is not among the numbers of a table or a window that the model gets."""
     tables: dict[tuple, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for loss in run.losses:
+    for loss in run.losses_of(*MEASURING, *LOGISTIC, *CLASSIFYING):
         rows, answers = loss.inputs, loss.target.flatten()
-        kinds = loss.function in MEASURING | LOGISTIC | CLASSIFYING and rows is not None and rows.is_floating_point()
-        if kinds and rows is not None and rows.dim() in (2, 3) and len(answers) == len(rows) and rows[0].numel() >= 3:
+        if rows is None or not rows.is_floating_point() or rows.dim() not in (2, 3):
+            continue
+        if len(answers) == len(rows) and rows[0].numel() >= 3:
             tables.setdefault(rows.shape[1:], []).append((rows.flatten(1), answers.float()))
     for shape, found in tables.items():
         rows, answers = torch.cat([rows for rows, _ in found]), torch.cat([answers for _, answers in found])
@@ -209,8 +218,7 @@ def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
             yield Alarm(
                 "answer_among_inputs",
                 f"Of the {math.prod(shape)} numbers of an input, number {int(equal[0])} is the answer, in all of "
-                f"{len(rows)} samples: there is nothing to foretell. Is the target's column left in, or does a window "
-                "end on its target?",
+                f"{len(rows)} samples. Is the target's column left in, or does a window end on its target?",
             )
             return
 
@@ -306,7 +314,7 @@ def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
         {key for key, step in trained.items() if step < block[0].step} <= {k for seen in block for k in keys_of(seen)}
         for block in blocks
     )
-    total, by_chance = sum(len(keys) for _, keys in passes), sum(_copies_by_chance(*one) for one in passes)
+    total, by_chance = sum(len(keys) for _, keys in passes), sum(starmap(_copies_by_chance, passes))
     again = training_error or any(tuple(keys) in whole for _, keys in passes)
     if total >= 8 and by_chance <= SHARED_ROWS * total < shared and not again:
         yield Alarm(
@@ -352,16 +360,12 @@ def _keys_of(seen: Pass) -> list[float]:
     if first.dim() < 2 or first[0].numel() >= TELLING:
         return _keys(first)
     # A few whole numbers tell no sample from others: what comes with them may.
-    parts = [leaf for leaf in seen.call.leaves if isinstance(leaf, torch.Tensor) and leaf.dim()]
-    rows = [part for part in parts if _is_table(part) and len(part) == seen.samples]
-    if sum(part[0].numel() for part in rows) < 4:
+    parts = [leaf for leaf in seen.call.leaves if isinstance(leaf, torch.Tensor) and leaf.dim() and has_numbers(leaf)]
+    rows = [part.cpu().reshape(seen.samples, -1) for part in parts if len(part) == seen.samples and part.numel()]
+    if sum(part.size(1) for part in rows) < 4:
         return []
-    keys = [hashes(part.cpu().reshape(len(part), -1)) for part in rows if not part.is_complex()]
+    keys = [*map(hashes, rows)]
     return [sum(key * (place + 1) for place, key in enumerate(one)) for one in zip(*keys, strict=True)]
-
-
-def _is_table(part: torch.Tensor) -> bool:
-    return part.layout == torch.strided and not part.is_nested and part.numel() > 0
 
 
 def _keys(rows: torch.Tensor | None) -> list[float]:

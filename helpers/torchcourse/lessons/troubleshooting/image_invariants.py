@@ -27,17 +27,14 @@ _TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def channels(run: WatchedRun) -> Iterator[Alarm]:
     """The three colors of an image come in the same order in training and in validation."""
     trained = float_inputs(run.trained)
-    evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
+    evaluated = float_inputs(run.validated_on)
     if not trained or not evaluated or any(b.dim() != 4 or b.size(1) != 3 for b in (*trained, *evaluated)):
         return
     colors, others = (torch.cat([b.mean(dim=(2, 3)) for b in part]).double() for part in (trained, evaluated))
     error = (colors.var(dim=0) / len(colors) + others.var(dim=0) / len(others)).sqrt()[[0, 2]]
     ends, their = colors.mean(dim=0)[[0, 2]], others.mean(dim=0)[[0, 2]]
-    if (
-        len(others) >= 16
-        and ((ends - their).abs() > 6 * error).all()
-        and ((ends.flip(0) - their).abs() < 3 * error).all()
-    ):
+    unlike, swapped = (ends - their).abs() > 6 * error, (ends.flip(0) - their).abs() < 3 * error
+    if len(others) >= 16 and unlike.all() and swapped.all():
         yield Alarm(
             "channels_swapped",
             f"The means of the three channels are {_three(colors)} in training, and {_three(others)} in validation: "
@@ -123,16 +120,20 @@ def _told(pictures: torch.Tensor, turned: torch.Tensor) -> bool:
 
 def _picture_and_map(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the pictures [N, H, W], without color, and their targets [N, H, W], where there is one for each pixel."""
+    pictures = _pictures(loss)
+    call = loss.seen.call if loss.seen is not None else None
+    if pictures is None or call is None or sum(isinstance(leaf, torch.Tensor) for leaf in call.leaves) > 1:
+        return None  # what else the model gets may say how to draw
+    target = loss.target.squeeze(1) if loss.target.dim() == 4 else loss.target
+    return (pictures, target.float()) if target.shape == pictures.shape else None
+
+
+def _pictures(loss: Loss) -> torch.Tensor | None:
+    """Return the pictures [N, H, W], without color, that the model got."""
     inputs = loss.seen.inputs if loss.seen is not None and loss.seen.recorded else None
     if inputs is None or inputs.dim() != 4 or not inputs.is_floating_point() or min(inputs.shape[2:]) < 8:
         return None
-    call = loss.seen.call if loss.seen is not None else None
-    if call is None or sum(isinstance(leaf, torch.Tensor) for leaf in call.leaves) > 1:
-        return None  # what else the model gets may say how to draw
-    target = loss.target.squeeze(1) if loss.target.dim() == 4 and loss.target.size(1) == 1 else loss.target
-    if target.dim() != 3 or target.shape[1:] != inputs.shape[2:] or len(target) != len(inputs):
-        return None
-    return inputs.float().mean(dim=1), target.float()
+    return inputs.float().mean(dim=1)
 
 
 def _alike(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -143,7 +144,7 @@ def _alike(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 
 def sides(run: WatchedRun) -> Iterator[Alarm]:
     """Where something lies in a picture says on which side of the middle its coordinates are."""
-    pairs = [pair for loss in run.losses if (pair := _place_and_numbers(loss)) is not None]
+    pairs = [pair for loss in run.losses_of(*MEASURING) if (pair := _place_and_numbers(loss)) is not None]
     if len({numbers.size(1) for _, numbers in pairs}) != 1 or sum(len(place) for place, _ in pairs) < PLACES_AT_LEAST:
         return
     places, numbers = (torch.cat(part) for part in zip(*pairs, strict=True))
@@ -154,21 +155,17 @@ def sides(run: WatchedRun) -> Iterator[Alarm]:
             if alike > FAR and sided < EITHER_SIDE and _together(column, far) < LOPSIDED:
                 yield Alarm(
                     "turned_without_target",
-                    "How far from the middle what stands out of a picture lies tells how far a target is from its mean "
-                    f"(correlation {alike:.2f}), and on which side it lies does not: {name} are mixed up. Are pictures "
-                    "flipped without their coordinates?",
+                    "How far what stands out lies from a picture's middle tells how far a target is from its mean "
+                    f"(correlation {alike:.2f}), and the side does not. Are only the pictures flipped ({name})?",
                 )
                 return
 
 
 def _place_and_numbers(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return where what stands out of each picture lies [N, 2], from -1 to 1, and what is to be measured [N, K]."""
-    inputs = loss.seen.inputs if loss.seen is not None and loss.seen.recorded else None
-    if inputs is None or inputs.dim() != 4 or not inputs.is_floating_point() or min(inputs.shape[2:]) < 8:
+    gray = _pictures(loss)
+    if gray is None or loss.target.dim() != 2:
         return None
-    if loss.function not in MEASURING or loss.target.dim() != 2 or len(loss.target) != len(inputs):
-        return None
-    gray = inputs.float().mean(dim=1)
     weight = (gray - gray.flatten(1).median(dim=1).values[:, None, None]).square()
     total = weight.sum(dim=(1, 2)) + 1e-12
     across, down = (torch.linspace(-1, 1, size) for size in (gray.size(2), gray.size(1)))

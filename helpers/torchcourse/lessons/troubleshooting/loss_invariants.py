@@ -23,7 +23,7 @@ COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of
 
 def class_scores(run: WatchedRun) -> Iterator[Alarm]:
     """Cross-entropy gets logits, and nll_loss and kl_div log-probabilities."""
-    taken = [loss for loss in run.losses if loss.function is F.cross_entropy and loss.scores.dim() > 1]
+    taken = [loss for loss in run.losses_of(F.cross_entropy) if loss.scores.dim() > 1]
     taken = [loss for loss in taken if loss.maker not in PRODUCTS]  # of any sign, though small ones may have one
     tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not loss.picks_rows]
     if len(tables) >= 3 and sum(t.numel() for t in tables) >= NUMBERS_AT_LEAST and all((t >= 0).all() for t in tables):
@@ -35,14 +35,12 @@ def class_scores(run: WatchedRun) -> Iterator[Alarm]:
             f"The scores add up to 1 over dimension {elsewhere[0]}, and classes are dimension 1: a softmax runs over "
             "the wrong one, and cross_entropy has its own.",
         )
-    logs = [loss for loss in run.losses if loss.function is F.nll_loss and loss.scores.dim() > 1]
-    divergent = [loss for loss in run.losses if loss.function is F.kl_div]
-    wrong = any((loss.scores.float().logsumexp(dim=1).abs() > 0.01).any() for loss in logs)
-    if wrong or any((loss.scores > 1e-3).any() for loss in divergent):
+    logs = [loss.scores.float() for loss in run.losses_of(F.nll_loss) if loss.scores.dim() > 1]
+    wrong = any((scores.logsumexp(dim=1).abs() > 0.01).any() for scores in logs)
+    if wrong or any((loss.scores > 1e-3).any() for loss in run.losses_of(F.kl_div)):
         yield Alarm(
             "no_log_probabilities",
-            f"{'nll_loss' if wrong else 'kl_div'} got scores that are not log-probabilities: log_softmax is missing, "
-            "or runs over the wrong dimension.",
+            f"{'nll_loss' if wrong else 'kl_div'} got no log-probabilities: they are log_softmax over the classes.",
         )
 
 
@@ -56,8 +54,7 @@ def _one_sided(tables: list[torch.Tensor]) -> Iterator[Alarm]:
     if all(((table.sum(dim=1) - 1).abs() < 1e-2).all() for table in tables):
         yield Alarm(
             "softmax_twice",
-            "cross_entropy got probabilities: each row adds up to 1. It applies a softmax itself, so the model should "
-            "put out logits.",
+            "cross_entropy got probabilities: each row adds up to 1. It has a softmax of its own, and wants logits.",
         )
     elif all(((table.sum(dim=0) - 1).abs() < 1e-2).all() for table in tables):
         yield Alarm("softmax_over_batch", "Each column of the scores adds up to 1: a softmax runs over the batch.")
@@ -84,20 +81,19 @@ def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
             "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
             "model has done so before.",
         )
-    plain = [loss for loss in run.losses if loss.function is F.binary_cross_entropy]
+    plain = run.losses_of(F.binary_cross_entropy)
     if len(plain) >= 3 and all(loss.maker in PRODUCTS for loss in plain):
         yield Alarm(
             "no_sigmoid",
             "binary_cross_entropy got what came out of a layer, and at most cut off at 0 and 1: beyond, no gradient "
             "comes back. Take binary_cross_entropy_with_logits, which has a sigmoid of its own.",
         )
-    outside = [loss for loss in run.losses if loss.function in LOGISTIC and _outside(loss.target)]
+    outside = [loss for loss in run.losses_of(*LOGISTIC) if _outside(loss.target)]
     if outside:
         low, high = outside[0].target.min().item(), outside[0].target.max().item()
         yield Alarm(
             "targets_outside",
-            f"A logistic loss got targets from {low:g} to {high:g}. It is made for 0 to 1: below or above, it can fall "
-            "without end.",
+            f"A logistic loss got targets from {low:g} to {high:g}. Outside of 0 to 1 it can fall without end.",
         )
 
 
@@ -108,9 +104,8 @@ def _outside(target: torch.Tensor) -> bool:
 def reach(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs can become what they are compared with."""
     for maker, (low, high) in REACH.items():
-        found = [loss for loss in run.losses if loss.function in MEASURING and loss.maker == maker]
-        targets = [loss.target.float().flatten() for loss in found]
-        if len(found) < 3 or sum(map(len, targets)) < NUMBERS_AT_LEAST:
+        targets = [loss.target.float().flatten() for loss in run.losses_of(*MEASURING) if loss.maker == maker]
+        if len(targets) < 3 or sum(map(len, targets)) < NUMBERS_AT_LEAST:
             continue
         numbers = torch.cat(targets)
         margin = OUT_OF_REACH * numbers.std().item()
@@ -126,16 +121,17 @@ def reach(run: WatchedRun) -> Iterator[Alarm]:
 
 def pairs(run: WatchedRun) -> Iterator[Alarm]:
     """What is to be told from all others is not itself among them."""
-    found = [loss for loss in run.classified if loss.function is F.cross_entropy and loss.picks_rows]
-    if len(found) >= 3 and all(_with_itself(loss.scores.float()) for loss in found):
+    taken = [loss for loss in run.classified if loss.function is F.cross_entropy]
+    found = [loss.scores.float() for loss in taken if loss.picks_rows]
+    if len(found) >= 3 and all(map(_with_itself, found)):
         yield Alarm(
             "compared_with_itself",
             "Each sample's own likeness to itself counts as the right answer: the scores are symmetric, and the "
             "largest of each row is on the diagonal. Mask the diagonal, and take the other view as the answer.",
         )
 
-    elsewhere = [loss for loss in run.classified if loss.function is F.cross_entropy and _picks_others(loss)]
-    if len(elsewhere) >= 3 and all(_with_itself(loss.scores.float()) for loss in elsewhere):
+    elsewhere = [loss.scores.float() for loss in taken if _picks_others(loss)]
+    if len(elsewhere) >= 3 and all(map(_with_itself, elsewhere)):
         yield Alarm(
             "self_not_masked",
             "Each sample is compared with all samples, itself among them, and its likeness to itself is the largest: "
@@ -161,16 +157,18 @@ def sizes(run: WatchedRun) -> Iterator[Alarm]:
             f"cross_entropy got cosines, from -1 to 1: with {classes} classes it cannot fall below {least:.2f}, also "
             "where each answer is right. Multiply them by a number such as 16, or learn it.",
         )
-    measured = [loss for loss in run.losses if loss.function in MEASURING][-5:]
-    wanted = [loss.target.float().square().mean().sqrt().item() for loss in measured]
-    got = [loss.scores.float().square().mean().sqrt().item() for loss in measured]
-    steps = len(run.steps)
+    measured, steps = run.losses_of(*MEASURING)[-5:], len(run.steps)
+    wanted, got = [_size(loss.target) for loss in measured], [_size(loss.scores) for loss in measured]
     if steps >= 15 and len(measured) == 5 and min(wanted) > LARGE and max(got) < FAR_BELOW * min(wanted):
         yield Alarm(
             "targets_far_away",
             f"After {steps} steps the outputs are of size {max(got):.2g}, the targets of {min(wanted):.2g}. Weights "
             "are made for targets of about 1: subtract the mean of the targets, and divide by their spread.",
         )
+
+
+def _size(numbers: torch.Tensor) -> float:
+    return numbers.float().square().mean().sqrt().item()
 
 
 def _with_itself(scores: torch.Tensor) -> bool:
@@ -182,26 +180,24 @@ def _with_itself(scores: torch.Tensor) -> bool:
 def shapes(run: WatchedRun) -> Iterator[Alarm]:
     """Outputs are compared with targets of the same shape."""
     pair = run.broadcast
-    for loss in run.losses:
+    for loss in run.losses_of(*MEASURING, *LOGISTIC):
         both = loss.scores.shape, loss.target.shape
-        if loss.function in MEASURING | LOGISTIC and torch.broadcast_shapes(*both) not in both:
+        if torch.broadcast_shapes(*both) not in both:
             pair = list(both[0]), list(both[1])
             break
     if pair is not None:
         yield Alarm(
             "broadcast",
-            f"Outputs of shape {pair[0]} were compared with targets of {pair[1]}: broadcasting compares each with "
-            "every other.",
+            f"Outputs of shape {pair[0]} were compared with targets of {pair[1]}: each with every other.",
         )
 
 
 def losses(run: WatchedRun) -> Iterator[Alarm]:
     """The first loss is that of guessing; later ones are numbers and do not run away."""
-    found = run.losses
-    values = [loss.value for loss in found]
-    if any(not math.isfinite(value) for value in values):
-        step = next(number for number, value in enumerate(values) if not math.isfinite(value))
-        yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
+    wrong = [(number, loss.value) for number, loss in enumerate(run.losses) if not math.isfinite(loss.value)]
+    if wrong:
+        number, value = wrong[0]
+        yield Alarm("not_finite", f"Loss number {number} is {value}. A NanProbe says which layer made it.")
         return
     # A margin, and the size that scores of directions are given, make a first loss of any height.
     classified = [loss for loss in run.classified if not loss.picks_rows and not loss.directions]
@@ -210,9 +206,8 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
         if first > math.log(classes) + LOSS_ABOVE_START:
             yield Alarm(
                 "first_loss",
-                f"The first loss is {first:.2f} per sample; a model that knows nothing about {classes} classes has "
-                f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
-                "its inputs.",
+                f"The first loss is {first:.2f} per sample; a guess among {classes} classes has log({classes}) = "
+                f"{math.log(classes):.2f}. The model starts sure and wrong: look at its weights and its inputs.",
             )
     if run.others:  # with an adversary, each one's loss grows as the other learns
         return
@@ -220,8 +215,7 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
     if len(steps) >= 3 and all(abs(step.scale + 1) < 1e-4 for step in steps):
         yield Alarm(
             "loss_negated",
-            f"In {len(steps)} steps backward() was called on minus the loss: the steps make it larger. Is there one "
-            "minus too many?",
+            f"In {len(steps)} steps backward() was called on minus the loss, which makes it larger.",
         )
     yield from _growth(run)
 
@@ -257,7 +251,7 @@ def _growth(run: WatchedRun) -> Iterator[Alarm]:
 
 def _other_classes(first: list[Loss], later: list[Loss]) -> bool:
     """Whether most labels are of classes that did not come at first, as where one task is learned after another."""
-    if first[0].function not in CLASSIFYING or first[0].target.is_floating_point():
+    if not first[0].has_classes:
         return False
     known, labels = (torch.cat([loss.target.flatten() for loss in part]) for part in (first, later))
     return torch.isin(labels, known).float().mean().item() < 0.5
@@ -281,27 +275,27 @@ def _tied(run: WatchedRun) -> bool:
 
 def accumulation(run: WatchedRun) -> Iterator[Alarm]:
     """Where k batches make one step, each sample or token counts alike, and the loss is that of one big batch."""
-    steps = [
-        (number, step)
+    steps = {
+        number: step
         for number, step in enumerate(run.steps)
         if not step.closure and len(step.backwards) > 1 and len(step.passes) == len(step.backwards)
-    ]
-    if len(steps) < 2 or len({(loss.function, loss.scores.shape[1:]) for loss in run.losses}) != 1:
+    }
+    if len(steps) < 2 or run.others or len({(loss.function, loss.scores.shape[1:]) for loss in run.losses}) != 1:
         return
-    times = len(steps[0][1].backwards)
-    per_step = [[loss for loss in run.losses if loss.step == number] for number, _ in steps]
-    if run.others or any(loss.reduction != "mean" or _constant(loss) for part in per_step for loss in part):
+    per_step = [[loss for loss in run.losses if loss.step == number] for number in steps]
+    if any(loss.reduction != "mean" or _constant(loss) for part in per_step for loss in part):
         return
     values = {loss.value for loss in run.losses}
-    whole = all(value in values for _, step in steps for value in step.backwards)
-    if whole and all(abs(step.norm / max(step.made, 1e-30) - 1) < 1e-4 for _, step in steps):
+    whole = values.issuperset(value for step in steps.values() for value in step.backwards)
+    if whole and all(abs(step.norm / max(step.made, 1e-30) - 1) < 1e-4 for step in steps.values()):
+        times = len(next(iter(steps.values())).backwards)
         yield Alarm(
             "sum_of_batches",
             f"{times} batches are added up for each step, and each counts fully: the gradient is {times} times that of "
             "one big batch. Divide each loss by their number.",
         )
     counts = [[int(loss.counted.sum()) for loss in part] for part in per_step]
-    padded = any(int(loss.counted.sum()) < loss.target.numel() for part in per_step for loss in part)
+    padded = any(not loss.counted.all() for part in per_step for loss in part)
     apart = [part for part in counts if (max(part) - min(part)) > COUNTS_APART * sum(part) / len(part)]
     if padded and len(apart) > len(counts) / 2:
         yield Alarm(
@@ -313,14 +307,13 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
 
 def targets(run: WatchedRun) -> Iterator[Alarm]:
     """A target that is made of the model's own answers is taken as given."""
-    found = [loss for loss in run.losses if loss.function in MEASURING]
+    found = run.losses_of(*MEASURING)
     moving = [loss for loss in found if loss.bootstrapped]
     if len(moving) >= 3 and len(moving) > len(found) / 2:
         yield Alarm(
             "target_with_gradient",
-            f"In {len(moving)} losses the target was a sum of given numbers and of others that carry a gradient, such "
-            "as a reward and the value that is expected next: the loss moves the target to the output too. Make it "
-            "under no_grad(), or detach it.",
+            f"In {len(moving)} losses the target was a sum of given numbers and of others that carry a gradient, as of "
+            "a reward and the value expected next: the loss moves the target too. Make it under no_grad().",
         )
 
 

@@ -1,5 +1,6 @@
 """Which operation made the numbers that a loss gets, read from the autograd graph behind them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,32 +17,35 @@ _LENGTHS = {"LinalgVectorNorm", "Norm"}
 
 def maker(scores: torch.Tensor) -> str:
     """Return the name of the operation that made these numbers, past those that only arrange them or cut them off."""
-    node = end_of_graph(scores)
-    while node is not None and operation(node) in _ARRANGING | _CUTTING:
-        node = node.next_functions[0][0]
+    node = _past(_ARRANGING | _CUTTING, scores)
     return "" if node is None else operation(node)
 
 
 def from_directions(scores: torch.Tensor) -> bool:
     """Whether scores are products of vectors of length 1, times a number: their size has been chosen."""
-    near = _near(end_of_graph(scores), until=PRODUCTS)
-    product = next((node for node in near if operation(node) in PRODUCTS), None)
+    is_product = PRODUCTS.__contains__
+    product = next((node for node in near(end_of_graph(scores), stops=is_product) if is_product(operation(node))), None)
     if product is None:
         return False
-    behind = [_near(node, until=PRODUCTS) for node, _ in product.next_functions if node is not None]
-    divided = [any(operation(node) in _LENGTHS for node in nodes[:8]) for nodes in behind]
-    return len(divided) >= 2 and sum(divided) >= 2
+    behind = [near(node, stops=is_product)[:8] for node, _ in product.next_functions]
+    return sum(any(operation(node) in _LENGTHS for node in nodes) for nodes in behind) >= 2
 
 
 def bootstrapped(target: torch.Tensor) -> bool:
     """Whether a target is a sum of given numbers and of others that carry a gradient, as r + 0.9 · max Q(next) is."""
-    node = end_of_graph(target)
-    while node is not None and operation(node) in _ARRANGING:
-        node = node.next_functions[0][0]
+    node = _past(_ARRANGING, target)
     if node is None or operation(node) != "Add":
         return False
     behind = [below for below, _ in node.next_functions]
     return None in behind and any(below is not None and operation(below) != "AccumulateGrad" for below in behind)
+
+
+def _past(operations: set[str], tensor: torch.Tensor) -> Any:
+    """Return the node that made a tensor, past these operations."""
+    node = end_of_graph(tensor)
+    while node is not None and operation(node) in operations:
+        node = node.next_functions[0][0]
+    return node
 
 
 def operation(node: Any) -> str:
@@ -49,10 +53,10 @@ def operation(node: Any) -> str:
     return node.name().rstrip("0123456789").removesuffix("Backward")
 
 
-def _near(root: Any, until: set[str]) -> list[Any]:
-    """Return the nodes behind this one, the nearest first, not past these operations."""
-    found = [] if root is None else [root]
+def near(*roots: Any, stops: Callable[[str], object], at_most: int = NEAR) -> list[Any]:
+    """Return the nodes behind these, the nearest first, not past operations of such names."""
+    found = [root for root in roots if root is not None]
     for node in found:
-        if operation(node) not in until and len(found) < NEAR:
+        if len(found) < at_most and not stops(operation(node)):
             found += [below for below, _ in node.next_functions if below is not None and below not in found]
     return found

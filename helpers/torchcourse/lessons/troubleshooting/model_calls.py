@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from torchcourse.lessons.troubleshooting.tensor_parts import is_fake
+from torchcourse.lessons.troubleshooting.torch_calls import readable
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -32,7 +32,7 @@ def first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
 def has_numbers(tensor: torch.Tensor) -> bool:
     """Whether a tensor is dense, and its numbers are real and there."""
     dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_complex()
-    return dense and not tensor.is_meta and not is_fake(tensor)
+    return dense and readable(tensor)
 
 
 def has_weights(module: nn.Module) -> bool:

@@ -16,7 +16,6 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, l
 
 MIXES_AT_LEAST = 1e-3  # of the outputs' size, in float32; half a percent of rounding is normal in bfloat16
 SHORT_MIXES_AT_LEAST = 5e-2
-ALL = slice(None)
 SHOWN, MASKED = 0.6, 0.7  # of the targets that the input shows; of the others, those that one token stands for
 SHIFTED = 0.95  # of the positions whose target is the next input, where the next one is to be foretold
 
@@ -27,17 +26,17 @@ def different_outputs(run: WatchedRun) -> Iterator[Alarm]:
     same = [seen.output for seen in last if _constant(seen.output, 1e-6) and not _constant(seen.inputs, 0.0)]
     if last and len(same) == len(last):
         yield Alarm("same_output", "The model puts out the same numbers for every sample: nothing gets through.")
+    reached = run.reached
     alike = [
         name
         for name, p in run.model.named_parameters()
-        if p.requires_grad and p.dim() == 2 and min(p.shape) > 1 and any(step.norms.get(name) for step in run.steps)
+        if p.requires_grad and p.dim() == 2 and min(p.shape) > 1 and name in reached
         if (p - p[:1]).abs().max() <= 1e-6 * p.abs().max()
     ]
     if alike and len(run.steps) >= 3:
         yield Alarm(
             "units_alike",
-            f"All units of {listed(alike)} still have the same weights: they started equal, so they learn the same. "
-            "Start with random weights.",
+            f"All units of {listed(alike)} have the same weights, so they learn the same. Start with random ones.",
         )
 
 
@@ -62,13 +61,11 @@ class _DropoutCalls(TorchFunctionMode):
 
 def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """In evaluation, a sample's output is its own: it depends on the sample, on no other one, and drops nothing."""
-    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4]
-    if not kept:
+    seen, batch = _last_batch(run)
+    if seen is None or batch is None:
         return
-    batch = kept[-1].inputs
-    assert batch is not None
     with _DropoutCalls() as drop:
-        found = in_evaluation(run.model, [(batch, ALL), (batch, ALL)], kept[-1].call)
+        found = in_evaluation(run.model, seen.call, batch, batch)
     if found is None:
         return
     whole, again = found
@@ -87,27 +84,25 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
         )
         return
     ends = [slice(2), slice(-2, None)]  # what looks only backward along the batch leaves its beginning as it is
-    found = in_evaluation(run.model, [(batch[rows], rows) for rows in ends], kept[-1].call)
+    found = in_evaluation(run.model, seen.call, *((batch[rows], rows) for rows in ends))
     least = MIXES_AT_LEAST if _full_precision(run.model) else SHORT_MIXES_AT_LEAST
-    if found is None or not torch.equal(whole, again) or not _along_samples(run, kept[-1], whole):
+    if found is None or not torch.equal(whole, again) or not _along_samples(run, batch, whole):
         return
     pairs = [(part, whole[rows]) for part, rows in zip(found, ends, strict=True)]
     size = whole.abs().max() + 1e-12
     if any(part.shape == same.shape and (part - same).abs().max() > least * size for part, same in pairs):
         yield Alarm(
             "samples_mixed",
-            "A sample's output changes with the other samples of its batch, in evaluation mode too. Is there a "
-            "softmax, a norm or a view over the wrong dimension, attention with batch_first the wrong way round, or a "
-            "BatchNorm without running statistics?",
+            "A sample's output changes with the other samples of its batch, in evaluation mode too. Is a softmax, norm "
+            "or view over the wrong dimension, batch_first wrong, or a BatchNorm without running statistics?",
         )
 
 
 def bent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """Several layers do more than one could: something between them is not linear."""
     layers = [m for m in run.model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
-    kept = [seen for seen in run.trained if seen.inputs is not None and seen.inputs.is_floating_point()]
-    one = kept[-1].inputs if kept else None
-    if one is None or len(one) < 4 or len(layers) < 2:
+    seen, one = _last_batch(run)
+    if seen is None or one is None or not one.is_floating_point() or len(layers) < 2:
         return
     ends = min(layers[0].in_features, layers[-1].out_features)
     if any(layer.out_features < ends or layer.bias is None for layer in layers[:-1]):
@@ -117,7 +112,7 @@ def bent_outputs(run: WatchedRun) -> Iterator[Alarm]:
         layer.register_forward_hook(lambda _, args, out: None if transforming() else met.extend((args[0], out)))
         for layer in layers
     ]
-    found = in_evaluation(run.model, [(part, ALL) for part in (one, other, 3 * one - 2 * other, one)], kept[-1].call)
+    found = in_evaluation(run.model, seen.call, one, other, 3 * one - 2 * other, one)
     for handle in handles:
         handle.remove()
     once = met[1 : len(met) // 4 - 1]  # of the first of four passes: what came out of a layer, into the next, out …
@@ -138,17 +133,15 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def places_in_batch(run: WatchedRun) -> Iterator[Alarm]:
     """What a sequence becomes does not depend on its place in the batch."""
-    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4 and seen.call]
-    batch = kept[-1].inputs if kept else None
-    if batch is None or batch.dim() < 2 or batch.size(1) < 3 or not _full_precision(run.model):
+    seen, batch = _last_batch(run)
+    if seen is None or batch is None or batch.dim() < 2 or batch.size(1) < 3 or not _full_precision(run.model):
         return
-    sizes = {len(seen.inputs) for seen in kept if seen.inputs is not None and seen.inputs.shape[1:] == batch.shape[1:]}
+    sizes = {len(inputs) for inputs in run.learned_from if len(inputs) >= 4 and inputs.shape[1:] == batch.shape[1:]}
     if batch.is_floating_point() and len(sizes) < 2:
         return  # always so many: they may be the nodes of a graph, each with a vector of its own
     other, later = batch.clone(), batch.clone()
     other[0], later[:, 0] = batch[1], batch[:, 1]
-    whole_batches = [(part, ALL) for part in (batch, batch, other, later)]
-    found = in_evaluation(run.model, [*whole_batches, (batch[-2:], slice(-2, None))], kept[-1].call)
+    found = in_evaluation(run.model, seen.call, batch, batch, other, later, (batch[-2:], slice(-2, None)))
     if found is None or any(out.shape[1:2] != batch.shape[1:2] for out in found):
         return
     whole, again, with_other, with_later, end = found
@@ -167,10 +160,9 @@ def _full_precision(model: nn.Module) -> bool:
     return all(p.dtype not in (torch.float16, torch.bfloat16) for p in model.parameters())
 
 
-def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
+def _along_samples(run: WatchedRun, inputs: torch.Tensor, whole: torch.Tensor) -> bool:
     """Whether samples lie along the first dimension: there are as many outputs and targets as inputs."""
-    inputs = seen.inputs
-    if inputs is None or not whole.dim() or len(whole) != len(inputs):
+    if not whole.dim() or len(whole) != len(inputs):
         return False
     if max(inputs.dim(), whole.dim()) < 3 or whole.shape[:2] != inputs.shape[:2]:
         return inputs.dim() < 3 or len(inputs) != inputs.size(1)
@@ -212,7 +204,7 @@ class _Given:
         """Return how far the output at each place [time] moves with the token at one, as a share of its size."""
         changed = self.tokens.clone()
         changed[:, place] = self.tokens[:, 0 if place else -1]
-        found = in_evaluation(model, [(self.tokens, ALL), (self.tokens, ALL), (changed, ALL)], self.call)
+        found = in_evaluation(model, self.call, self.tokens, self.tokens, changed)
         if found is None or found[0].dim() < 3 or found[0].shape[:2] != self.tokens.shape:
             return None
         if not torch.equal(found.pop(0), found[0]):
@@ -240,14 +232,12 @@ def _told(run: WatchedRun, given: _Given) -> Alarm | None:
     if this_one >= SHIFTED > next_one and not sees_later:
         return Alarm(
             "target_is_input",
-            f"{this_one:.0%} of the targets are the input at the same place, which the model sees. Are the targets to "
-            "be shifted by one?",
+            f"{this_one:.0%} of the targets are the input at the same place. Are the targets to be shifted by one?",
         )
     if last_one >= SHIFTED > max(next_one, this_one) and _in_order(run):
         return Alarm(
             "target_is_input",
-            f"{last_one:.0%} of the targets are the input one place before, which the model has seen. Are the targets "
-            "shifted the wrong way?",
+            f"{last_one:.0%} of the targets are the input one place before. Are the targets shifted the wrong way?",
         )
     hidden = tokens[given.counted & (target != tokens)]
     if SHOWN <= this_one < SHIFTED and sees_later and len(hidden):
@@ -263,7 +253,7 @@ def _told(run: WatchedRun, given: _Given) -> Alarm | None:
 
 def _in_order(run: WatchedRun) -> bool:
     """Whether a token says something about the next one, as in a language; not in tokens drawn to be remembered."""
-    tables = [p.inputs for p in run.trained if p.inputs is not None and p.inputs.dim() == 2]
+    tables = [inputs for inputs in run.learned_from if inputs.dim() == 2]
     pairs = torch.cat([torch.stack([t[:, :-1].flatten(), t[:, 1:].flatten()]) for t in tables], dim=1)[:, :20000].long()
     if pairs.size(1) < 300 or pairs.min() < 0 or pairs.max() > 2000:
         return False
@@ -288,17 +278,24 @@ def _given_tokens(run: WatchedRun, loss: Loss) -> Iterator[_Given]:
                 yield _Given(call, leaf, target, target != loss.ignored, place == seen.call.first)
 
 
+def _last_batch(run: WatchedRun) -> tuple[Pass | None, torch.Tensor | None]:
+    """Return the last pass with 4 samples or more that was learned from, and what it got."""
+    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4]
+    return (kept[-1], kept[-1].inputs) if kept else (None, None)
+
+
 @torch.no_grad()
 def in_evaluation(
-    model: nn.Module, batches: list[tuple[torch.Tensor, slice]], call: Call | None
+    model: nn.Module, call: Call | None, *batches: torch.Tensor | tuple[torch.Tensor, slice]
 ) -> list[torch.Tensor] | None:
     """Return the model's outputs in evaluation mode, computed with a copy where the model can be copied.
 
     None if they are not tensors, or if the model cannot take these batches.
 
     Args:
-        batches: each with its rows in the batch that came in training.
-        call: what came with that batch; None: the batch alone is tried.
+        model: it stays as it is.
+        call: what came with the batch in training; None: the batches alone are tried.
+        *batches: each in the place of that batch; of a part of it, with the rows that it is.
     """
     try:
         judged = copy.deepcopy(model)
@@ -310,7 +307,8 @@ def in_evaluation(
     try:
         with torch.random.fork_rng():  # what is random in the model must not change the training that goes on
             results = []
-            for batch, rows in batches:
+            for given in batches:
+                batch, rows = given if isinstance(given, tuple) else (given, slice(None))
                 args, kwargs = call.again(batch.to(device), rows) if call is not None else ((batch.to(device),), {})
                 results.append(judged(*args, **kwargs))
     except Exception:  # whatever somebody's model raises for a part of a batch: nothing is known then

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, WeightedRandomSampler
+from torch.utils.data import IterableDataset, RandomSampler, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.surroundings import Iteration
+from torchcourse.lessons.troubleshooting.training_records import inputs_of
+from torchcourse.lessons.troubleshooting.training_step import parameters_of
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 from torchcourse.training.generators import generators_of, random_state, set_random_state
 
@@ -32,9 +34,9 @@ _SEEDS: list[Callable[[int], object]] = [np.random.seed, random.seed, torch.manu
 def movement(run: WatchedRun) -> Iterator[Alarm]:
     """The weights move."""
     steps = run.steps
-    if len(steps) < 3 or not any(any(step.norms.values()) for step in steps):
+    if len(steps) < 3 or not run.reached:
         return
-    way, highest = run.moved(), max(rate for step in steps for rate in step.rates)
+    way, highest = run.moved(), max(run.rates)
     if way < SMALLEST_WAY and (highest == 0 or highest > MEANT_TO_BE_SMALL):
         yield Alarm(
             "nothing_moves",
@@ -54,8 +56,7 @@ def rounding(run: WatchedRun) -> Iterator[Alarm]:
             often = count > len(run.steps) / 2
             pulled += int(often.sum())
             stayed += int((often & (weights[name].detach().cpu() == run.start[name].cpu())).sum())
-    highest = max((rate for step in run.steps for rate in step.rates), default=0.0)
-    if len(run.steps) >= 5 and highest > 0 and stayed > STAYED * pulled:
+    if len(run.steps) >= 5 and max(run.rates) > 0 and stayed > STAYED * pulled:
         yield Alarm(
             "updates_rounded_away",
             f"{stayed / pulled:.0%} of the weights in 16 bits are what they were, though gradients pulled at them in "
@@ -83,8 +84,7 @@ def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _same_parameters(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
-    both = ([id(p) for group in each.param_groups for p in group["params"]] for each in (one, other))
-    return sorted(next(both)) == sorted(next(both))
+    return set(map(id, parameters_of(one))) == set(map(id, parameters_of(other)))
 
 
 def best_state(run: WatchedRun) -> Iterator[Alarm]:
@@ -94,9 +94,8 @@ def best_state(run: WatchedRun) -> Iterator[Alarm]:
     if kept:
         yield Alarm(
             "state_is_no_copy",
-            f"The state_dict() taken after step {kept[-1].step} shares the memory of the weights, and was kept "
-            f"while later ones of the {total} steps changed them: what it holds is no longer that state. Keep "
-            "copy.deepcopy(model.state_dict()).",
+            f"The state_dict() taken after step {kept[-1].step} shares the memory of the weights, and was kept while "
+            f"later ones of the {total} steps changed them. Keep copy.deepcopy(model.state_dict()).",
         )
     elif run.around.second_names:
         best, name = next(iter(run.around.second_names.items()))
@@ -135,9 +134,8 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
         )
     starts: dict[tuple, list[int]] = {}
     for entry in run.around.iterations:
-        if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):
-            loader: DataLoader = entry.source  # perhaps made again for each epoch
-            starts.setdefault((loader.batch_size, len(loader)), []).append(entry.step)
+        if isinstance(getattr(entry.source, "sampler", None), RandomSampler):  # perhaps made again for each epoch
+            starts.setdefault((entry.source.batch_size, len(entry.source)), []).append(entry.step)
     for begun in starts.values():
         dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.steps)])]
         for one, two in pairwise(dealt):
@@ -145,8 +143,7 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
             if len(both) >= 3 and len({tuple(keys) for keys in one}) >= 3 and all(a == b for a, b in both):
                 yield Alarm(
                     "same_order",
-                    f"A loader that shuffles dealt the same {len(both)} batches in the same order twice. Is it seeded "
-                    "again for each epoch?",
+                    f"A loader that shuffles dealt the same {len(both)} batches twice. Is it seeded in each epoch?",
                 )
                 return
 
@@ -167,7 +164,8 @@ def sampling(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _batches(run: WatchedRun, first: int, last: int) -> list[list[float]]:
-    kept = [p.inputs for p in run.trained if first <= p.step < last and p.inputs is not None]
+    """Return what tells the samples of each batch that was trained on between two steps."""
+    kept = inputs_of(seen for seen in run.trained if first <= seen.step < last)
     return [hashes(batch) for batch in kept if batch.dim() > 1]
 
 
@@ -207,15 +205,14 @@ def _epochs_trained(run: WatchedRun, loader: Any) -> int:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Give NumPy, random and torch their random numbers back, and ask somebody's code for no more than it can do."""
-    numbers, python = np.random.get_state(), random.getstate()
+def _undisturbed(*generators: Any) -> Iterator[None]:
+    """Give all generators their random numbers back, and ask somebody's code for no more than it can do."""
+    before = random_state(generators)
     try:
-        with torch.random.fork_rng(), contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
             yield
     finally:
-        np.random.set_state(numbers)
-        random.setstate(python)
+        set_random_state(before, generators)
 
 
 def _drawing(loader: Any) -> tuple[list[str], list[bool]]:
@@ -225,8 +222,8 @@ def _drawing(loader: Any) -> tuple[list[str], list[bool]]:
     names, used = list[str](), [False] * len(_COMMON)
     if not held and not around and loader.worker_init_fn is None:
         return names, used
-    kept, states = random_state(around), [*map(_state, around)]
-    with _undisturbed():
+    states = [*map(_state, around)]
+    with _undisturbed(*around):
         tried = copy.deepcopy(loader.dataset) if held else loader.dataset
         before, common = {name: _state(one) for name, one in held.items()}, [_state(one) for one in _COMMON]
         sample = next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
@@ -236,7 +233,6 @@ def _drawing(loader: Any) -> tuple[list[str], list[bool]]:
         with contextlib.suppress(Exception):  # perhaps one sample is no batch
             loader.collate_fn([sample])
         used = [_state(one) != state for one, state in zip(_COMMON, common, strict=True)]
-    set_random_state(kept, around)
     return names, used
 
 
@@ -276,8 +272,7 @@ def _seeds_alike(worker_init_fn: Callable[[int], object], used: list[bool]) -> t
 def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
     starts = sorted(e.step for e in run.around.iterations if e.source is loader)
     last = starts[1] if len(starts) > 1 else len(run.steps)
-    rows = [p.inputs for p in run.trained if p.inputs is not None and starts[0] <= p.step < last]
-    keys = [key for part in rows if part.dim() > 1 for key in hashes(part)]
+    keys = [key for batch in _batches(run, starts[0], last) for key in batch]
     share = 1 - len(set(keys)) / len(keys) if keys else 0.0
     if share > COPIES:
         yield Alarm(
@@ -296,9 +291,8 @@ def kept_data(run: WatchedRun) -> Iterator[Alarm]:
         if _changes_what_it_keeps(loader.dataset):
             yield Alarm(
                 "dataset_changed",
-                f"{type(loader.dataset).__name__} changes in place what it keeps: asked twice for its first sample, it "
-                "gives the same memory with other numbers, so augmentation piles up from epoch to epoch. Work on a "
-                "clone().",
+                f"{type(loader.dataset).__name__} changes in place what it keeps: its first sample, asked for again, "
+                "is the same memory with other numbers, so augmentation piles up. Work on a clone().",
             )
             return
     piled = {seen.step for seen in run.trained if seen.answered} & run.stored.piled
@@ -333,7 +327,7 @@ def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
         if seen.training:
             first.setdefault(seen.step, seen.random_state)
     states = list(first.values())
-    most = max((states.count(state) for state in set(states)), default=0)
+    most = max(map(states.count, states), default=0)
     if most >= 3:
         yield Alarm(
             "same_random_numbers",

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
+from torchcourse.lessons.troubleshooting.training_step import parameters_of
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 RATE_LEFT = 0.05  # of the highest learning rate
@@ -24,7 +25,7 @@ _LENGTHS = ("T_max", "total_steps", "total_iters")
 
 def schedule(run: WatchedRun) -> Iterator[Alarm]:
     """The schedule is that of a long training: it does not end long before the steps do."""
-    tops = [max(step.rates) for step in run.steps]
+    tops = run.rates
     if len(tops) < 5:
         return
     most = max(range(len(tops)), key=tops.__getitem__)
@@ -44,7 +45,7 @@ def schedule(run: WatchedRun) -> Iterator[Alarm]:
 
 def warm_up(run: WatchedRun) -> Iterator[Alarm]:
     """A warm-up rises: it does not stand at 0, to begin with the whole rate."""
-    tops = [max(step.rates) for step in run.steps]
+    tops = run.rates
     first = next((number for number, top in enumerate(tops) if top > 0), 0)
     if first >= AT_ZERO and tops[first] >= WHOLE * max(tops):
         yield Alarm(
@@ -100,9 +101,8 @@ def factors(run: WatchedRun) -> Iterator[Alarm]:
             base, top = tops[0]
             yield Alarm(
                 "factor_is_a_rate",
-                f"The function of a LambdaLR returns at most {top:.2g}, which is multiplied with the optimizer's "
-                f"learning rate of {base:.2g}: the rate never exceeds {base * top:.1g}. Let it return a factor that "
-                "is 1 at the top, or give the optimizer lr=1.",
+                f"The function of a LambdaLR returns at most {top:.2g}, a factor of the rate of {base:.2g}: that never "
+                f"exceeds {base * top:.1g}. Let it return 1 at the top, or give the optimizer lr=1.",
             )
             return
 
@@ -134,9 +134,8 @@ def one_schedule(run: WatchedRun) -> Iterator[Alarm]:
         if len(made) >= 3 and len(cut) == len(made) - 1:
             yield Alarm(
                 "schedule_anew",
-                f"{len(made)} schedules {kind.__name__} of the same optimizer followed each other, each made for "
-                f"{lengths[0]} steps and left after {cut[0].last_epoch}: the learning rate begins again. Make the "
-                "schedule once, before the loop.",
+                f"{len(made)} schedules {kind.__name__} of one optimizer followed each other, made for {lengths[0]} "
+                f"steps and left after {cut[0].last_epoch}: the rate begins again. Make one, before the loop.",
             )
             return
 
@@ -148,7 +147,7 @@ def of_this_optimizer(run: WatchedRun) -> Iterator[Alarm]:
     told = [(one.optimizer, one.last_epoch) for one in run.around.schedulers.values()]
     told += [(one.optimizer, len(metrics)) for one, metrics in run.around.plateaus.values()]
     for optimizer, times in told:
-        theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        theirs = set(map(id, parameters_of(optimizer)))
         if stepping and times >= 2 and theirs & own and not {id(g) for g in optimizer.param_groups} & stepping:
             yield Alarm(
                 "schedule_of_another",

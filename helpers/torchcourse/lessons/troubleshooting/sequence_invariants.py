@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from torchcourse.lessons.troubleshooting.data_invariants import hashes, of_one_series
-from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
-from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, float_inputs
+from torchcourse.lessons.troubleshooting.data_invariants import hashes, may_be_windows, of_one_series, parts_of
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, float_inputs, inputs_of
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 PADDED_AT_LEAST = 0.2  # of the sentences, before a state that is read after the padding matters
@@ -24,7 +23,7 @@ def padding(run: WatchedRun) -> Iterator[Alarm]:
     fillers = set()
     for loss in run.losses:
         # The pass with as many tokens as there are targets says where the sentences end.
-        table = _by_sentence(loss, [seen.inputs for seen in run.trained if seen.step == loss.step])
+        table = _by_sentence(loss, inputs_of(seen for seen in run.trained if seen.step == loss.step))
         value = None if table is None else filler(table)
         if loss.reduction == "none" and value is not None and not _divided_by_all(run, loss, value):
             value = None
@@ -51,16 +50,14 @@ def _divided_by_all(run: WatchedRun, loss: Loss, filler: int) -> bool:
     return abs(step.backwards[0] - masked) < 1e-3 * masked
 
 
-def _by_sentence(loss: Loss, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:
+def _by_sentence(loss: Loss, inputs: list[torch.Tensor]) -> torch.Tensor | None:
     """Return the targets as [sentences, tokens], if that is what they are."""
-    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+    if not loss.has_classes:
         return None
     if loss.target.dim() == 2:
         return loss.target
-    for batch in inputs:
-        if batch is not None and batch.dim() >= 2 and batch.size(0) * batch.size(1) == loss.target.numel():
-            return loss.target.view(batch.size(0), batch.size(1)) if loss.target.dim() == 1 else None
-    return None
+    shapes = [batch.shape[:2] for batch in inputs if batch.shape[:2].numel() == loss.target.numel() and batch.dim() > 1]
+    return loss.target.view(shapes[0]) if shapes and loss.target.dim() == 1 else None
 
 
 def filler(table: torch.Tensor) -> int | None:
@@ -81,8 +78,7 @@ def attention(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "softmax_over_other_axis",
             f"In {len(apart)} steps weights {shape} were multiplied with values after a softmax over dimension {axis}, "
-            "and it is not that dimension which the product sums: the weights of one sum do not add up to 1. Is it to "
-            "be softmax(dim=-1)?",
+            "and the product sums another one: its weights do not add up to 1. Is it to be softmax(dim=-1)?",
         )
 
 
@@ -121,7 +117,7 @@ def mask_of_numbers(run: WatchedRun) -> Iterator[Alarm]:
 def windows(run: WatchedRun) -> Iterator[Alarm]:
     """Windows that are validated on do not lie within those that were trained on before."""
     trained = [seen for seen in run.trained if _is_window(seen.inputs)]
-    validated = [seen for block in run.whole_validations for seen in block if _is_window(seen.inputs)]
+    validated = [seen for seen in run.validated_on if _is_window(seen.inputs)]
     if not trained or not validated or not of_one_series(float_inputs(trained)):
         return
     shape = float_inputs(trained)[0].shape[1:]
@@ -144,7 +140,7 @@ def windows(run: WatchedRun) -> Iterator[Alarm]:
 
 def _is_window(batch: torch.Tensor | None) -> bool:
     """Whether samples may be windows of a series: not those of a table of a few values, which are alike by chance."""
-    if batch is None or not batch.is_floating_point() or batch.dim() not in (2, 3) or batch.size(1) < 8:
+    if batch is None or not batch.is_floating_point() or not may_be_windows(batch):
         return False
     return len(batch.unique()) >= VALUES_AT_LEAST
 
@@ -161,7 +157,7 @@ def _halves(batch: torch.Tensor, size: int) -> torch.Tensor:
 
     Of a part in which nothing happens, NaN: it is like others by chance.
     """
-    parts = (batch if batch.dim() == 3 else batch[..., None]).unfold(1, size, 1).flatten(2).flatten(0, 1)
+    parts = parts_of(batch, size).flatten(0, 1)
     numbers = torch.tensor(hashes(parts), dtype=torch.float64)
     return numbers.masked_fill(parts.amax(1) == parts.amin(1), math.nan).view(len(batch), -1)
 
@@ -176,13 +172,11 @@ def _filled(run: WatchedRun, length: int) -> Iterator[tuple[torch.Tensor, int]]:
 
 def _tables(passes: list[Pass]) -> Iterator[torch.Tensor]:
     """Yield the tokens [samples, time] that these passes got; of measured numbers, where they are not all 0."""
-    for seen in passes:
-        if seen.inputs is None or not seen.inputs.numel():
-            continue
-        if seen.inputs.dim() == 2 and not seen.inputs.is_floating_point():
-            yield seen.inputs
-        elif seen.inputs.dim() == 3 and seen.inputs.is_floating_point():
-            yield (seen.inputs != 0).any(dim=2).long()
+    for inputs in inputs_of(passes):
+        if inputs.numel() and inputs.dim() == 2 and not inputs.is_floating_point():
+            yield inputs
+        elif inputs.numel() and inputs.dim() == 3 and inputs.is_floating_point():
+            yield (inputs != 0).any(dim=2).long()
 
 
 def padding_index(run: WatchedRun) -> Iterator[Alarm]:
@@ -234,12 +228,12 @@ def state_carried(run: WatchedRun) -> Iterator[Alarm]:
             goes_on += int((ends == tokens[:, 0]).sum())
             breaks_off += int((ends != tokens[:, 0]).sum())
         ends = target[:, -1]
-    if breaks_off > 0.5 * (goes_on + breaks_off) and len(carried) >= 3:
+    share = breaks_off / max(goes_on + breaks_off, 1)
+    if share > 0.5 and len(carried) >= 3:
         yield Alarm(
             "state_of_others",
             f"In {len(carried)} steps a recurrence began with the state that the batch before had left, and "
-            f"{breaks_off / (goes_on + breaks_off):.0%} of the sentences do not go on from there. Begin with no state, "
-            "or deal out the text in its order.",
+            f"{share:.0%} of the sentences do not go on from there. Begin with none, or deal out the text in order.",
         )
 
 
@@ -259,6 +253,5 @@ def over_classes(run: WatchedRun) -> Iterator[Alarm]:
     if run.sequences.over_batch >= 3:
         yield Alarm(
             "softmax_over_batch",
-            f"{run.sequences.over_batch} times a softmax ran over dimension 0 of what the model put out, where "
-            "the samples lie. Is it to be dim=1?",
+            f"{run.sequences.over_batch} times a softmax of outputs ran over the samples. Is it to be dim=1?",
         )

@@ -21,6 +21,7 @@ from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.models import small_cnn
 
 VALIDATION = 200  # samples
+_Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -141,27 +142,20 @@ def _change(**parts: object) -> Callable[[Run], None]:
     return plant
 
 
-class After(nn.Module):
-    """A model, and a function of its outputs that should not be there."""
+class Around(nn.Module):
+    """A model, with functions of its inputs and of its outputs that should not be there."""
 
-    def __init__(self, model: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, model: nn.Module, before: _Function, after: _Function) -> None:
         super().__init__()
-        self.model, self.function = model, function
+        self.model, self.before, self.after = model, before, after
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.function(self.model(inputs))
+        return self.after(self.model(self.before(inputs)))
 
 
-class Before(After):
-    """A model, and a function of its inputs that should not be there."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(self.function(inputs))
-
-
-def _wrap(kind: type[After], function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Run], None]:
+def _around(before: _Function = lambda x: x, after: _Function = lambda x: x) -> Callable[[Run], None]:
     def plant(run: Run) -> None:
-        run.model = kind(run.model, function)
+        run.model = Around(run.model, before, after)
 
     return plant
 
@@ -272,11 +266,11 @@ BUGS: dict[str, Bug] = {
         "step() before backward()", _change(order=("zero_grad", "step", "backward")), ("gradients_empty",)
     ),
     "softmax_twice": Bug(
-        "softmax before cross_entropy", _wrap(After, lambda out: out.softmax(dim=1)), ("softmax_twice",)
+        "softmax before cross_entropy", _around(after=lambda out: out.softmax(dim=1)), ("softmax_twice",)
     ),
-    "softmax_over_batch": Bug("softmax(dim=0)", _wrap(After, lambda out: out.softmax(dim=0)), ("softmax_over_batch",)),
-    "relu_at_the_end": Bug("ReLU after the last layer", _wrap(After, F.relu), ("one_sided_logits",)),
-    "sigmoid_at_the_end": Bug("sigmoid after the last layer", _wrap(After, torch.sigmoid), ("one_sided_logits",)),
+    "softmax_over_batch": Bug("softmax(dim=0)", _around(after=lambda out: out.softmax(dim=0)), ("softmax_over_batch",)),
+    "relu_at_the_end": Bug("ReLU after the last layer", _around(after=F.relu), ("one_sided_logits",)),
+    "sigmoid_at_the_end": Bug("sigmoid after the last layer", _around(after=torch.sigmoid), ("one_sided_logits",)),
     "head_left_out": Bug("the optimizer has no head", _head_left_out, ("not_in_optimizer",)),
     "head_replaced": Bug("head replaced after the optimizer was made", _head_replaced, ("not_in_optimizer",)),
     "features_detached": Bug("features.detach() before the head", _features_detached, ("never_changes",)),
@@ -300,10 +294,10 @@ BUGS: dict[str, Bug] = {
     "start_too_large": Bug("initial weights 8 times too large", _start_too_large, ("first_loss",)),
     "dead_start": Bug("first layer dead", _dead_start, ("same_output", "never_changes")),
     "dropout_always": Bug(
-        "F.dropout without training=", _wrap(Before, lambda x: F.dropout(x, 0.2)), ("random_in_evaluation",)
+        "F.dropout without training=", _around(before=lambda x: F.dropout(x, 0.2)), ("random_in_evaluation",)
     ),
     "batch_centred": Bug(
-        "inputs centered over the batch", _wrap(Before, lambda x: x - x.mean(dim=0)), ("samples_mixed",)
+        "inputs centered over the batch", _around(before=lambda x: x - x.mean(dim=0)), ("samples_mixed",)
     ),
     "labels_partly_wrong": Bug("a fifth of the labels wrong", _labels_partly_wrong),
     "validation_shifted": Bug("validation labels off by one", _validation_labels_shifted, ("numbered_differently",)),

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ from torchcourse.source_lines import hide
 
 hide(__file__)
 
-CLASSIFYING = {F.cross_entropy, F.nll_loss}
-LOGISTIC = {F.binary_cross_entropy_with_logits, F.binary_cross_entropy}
-MEASURING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}
+CLASSIFYING: set[Callable] = {F.cross_entropy, F.nll_loss}
+LOGISTIC: set[Callable] = {F.binary_cross_entropy_with_logits, F.binary_cross_entropy}
+MEASURING: set[Callable] = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}
 LOSSES = CLASSIFYING | LOGISTIC | MEASURING | {F.kl_div}
 OTHER_LOSSES = {F.ctc_loss, F.poisson_nll_loss, F.cosine_embedding_loss, F.hinge_embedding_loss, F.soft_margin_loss}
 OTHER_LOSSES |= {F.margin_ranking_loss}
@@ -33,10 +34,10 @@ class TorchCall:
     kwargs: dict
     out: Any = None
     """What came out, once it is over."""
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        return getattr(self.function, "__name__", "")
+    def __post_init__(self) -> None:
+        self.name = getattr(self.function, "__name__", "")
 
     @property
     def first(self) -> Any:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.data import IterableDataset
 
-from torchcourse.lessons.troubleshooting.training_records import Pass
+from torchcourse.lessons.troubleshooting.training_records import Pass, inputs_of
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 CLIPPED_TO = 2e-3  # of the gradient's norm: less is left only by a threshold that was meant otherwise
@@ -34,26 +34,26 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     without = [step for step in run.steps if not step.backwards and step.norm == 0]
     empty = max(wiped, without, key=len)
     unreached = [step for step in run.steps if step.backwards and step.made == 0 and step.norm == 0]
+    never = len(unreached) == len(run.steps) >= 3
     zeros = [name for name, p in run.start.items() if p.dim() > 1 and not p.count_nonzero()]
     zeros = [name for name in zeros if all(step.norms.get(name) == 0 for step in unreached)]
-    if len(unreached) == len(run.steps) >= 3 and len(zeros) >= 2:
+    if never and len(zeros) >= 2:
         yield Alarm(
             "zero_times_zero",
             f"All gradients were exactly 0 in {len(unreached)} steps, and {listed(zeros)} began with zeros alone: "
             "where two of them are multiplied, neither can begin to learn. Begin one with random numbers.",
         )
-    elif len(unreached) == len(run.steps) >= 3:
+    elif never:
         yield Alarm(
             "gradients_empty",
-            f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and no parameter of the "
-            "optimizer got a gradient other than 0. Was the loss cut off from the model by item(), detach() or "
-            "no_grad()?",
+            f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and all gradients of the "
+            "optimizer were 0. Was the loss cut off from the model by item(), detach() or no_grad()?",
         )
     elif len(empty) >= 2 and run.backward_seen:
         yield Alarm(
             "gradients_empty",
-            f"In {len(empty)} of {len(run.steps)} steps the optimizer found no gradient. Does zero_grad() come "
-            "after backward(), or is backward() missing?",
+            f"In {len(empty)} of {len(run.steps)} steps the optimizer found no gradient. Does zero_grad() come after "
+            "backward(), or is backward() missing?",
         )
 
 
@@ -78,11 +78,8 @@ def each_gradient_once(run: WatchedRun) -> Iterator[Alarm]:
 
 def _different(lost: tuple[Pass, ...], used: tuple[Pass, ...]) -> bool:
     """Whether the batches whose gradients were cleared are others than those that were used, and were to train on."""
-    theirs = [seen.inputs for seen in used if seen.inputs is not None]
-    ours = [seen.inputs for seen in lost if seen.inputs is not None and seen.training and not seen.for_inputs]
-    return bool(ours and theirs) and all(
-        one.shape != other.shape or not torch.equal(one, other) for one in ours for other in theirs
-    )
+    theirs, ours = inputs_of(used), inputs_of(seen for seen in lost if seen.training and not seen.for_inputs)
+    return bool(ours and theirs) and not any(torch.equal(one, other) for one in ours for other in theirs)
 
 
 def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
@@ -90,8 +87,7 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
     missing = [
         name
         for name, p in run.model.named_parameters()
-        if p.requires_grad and p.grad is not None and id(p) not in run.owned
-        if not name.startswith(run.frozen or ("\0",))
+        if p.requires_grad and p.grad is not None and id(p) not in run.owned and not name.startswith(run.frozen)
     ]
     if missing and not _written_from_elsewhere(run):
         yield Alarm(
@@ -140,20 +136,18 @@ def _hidden_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
     """Each layer that is called in training gets a gradient in one of its parameters."""
-    steps, never, some = run.steps, [], False
+    steps, never, reached = run.steps, list[str](), run.reached
     names = {id(p): name for name, p in run.model.named_parameters()}  # the first name of one that has two
     for name, module in run.model.named_modules():
         # What no optimizer has and nothing reaches is a constant, such as a teacher.
         owned = [p for p in _own_parameters(module) if id(p) in run.owned]
         own = [names[id(p)] for p in owned if p.requires_grad]
-        reached = any(step.norms.get(key) for step in steps for key in own)
-        some = some or reached
         # A parameter that a module of one's own holds may be for another use; a layer uses all of its own.
         layer = type(module).__module__.startswith("torch.")
         idle = not layer and all(step.norms.get(key) is None for step in steps for key in own)
-        if own and not reached and not idle and run.called.get(name):
+        if not idle and reached.isdisjoint(own) and run.called.get(name):
             never += own
-    if never and some and len(steps) >= 3:
+    if never and reached and len(steps) >= 3:
         yield Alarm(
             "never_changes",
             f"{listed(never)} got no gradient in {len(steps)} steps. Is there a detach(), a no_grad(), a layer that "
@@ -177,7 +171,7 @@ def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:
         for key, p in module.named_parameters(recurse=False):
             name = f"{owner}.{key}".lstrip(".")
             if not p.requires_grad and name not in ever and id(p) in run.owned:
-                unmeant += [name] if not name.startswith(run.frozen or ("\0",)) else []
+                unmeant += [name] if not name.startswith(run.frozen) else []
     if unmeant:
         yield Alarm(
             "frozen",
@@ -206,8 +200,7 @@ def modes(run: WatchedRun) -> Iterator[Alarm]:
             f"`{by}` set evaluation mode and returned without model.train(), and nothing that was watched calls it: "
             f"the next epoch would be trained in evaluation mode, and {what} would not work as in training.",
         )
-    trained = [seen.inputs for seen in run.trained if seen.inputs is not None]
-    wrong = [seen for block in run.validations for seen in _in_training_mode(block, trained)]
+    wrong = [seen for block in run.validations for seen in _in_training_mode(block, inputs_of(run.trained))]
     if wrong:
         yield Alarm(
             "train_in_evaluation",
@@ -238,16 +231,8 @@ def _in_training_mode(block: list[Pass], trained: list[torch.Tensor]) -> list[Pa
     how much the dropout scatters.
     """
     found = [seen for seen in block if seen.training and seen.step and not seen.cumulative and not seen.recorded]
-    inputs = [seen.inputs for seen in found]
-    return [
-        seen
-        for number, seen in enumerate(found)
-        if seen.inputs is None
-        or not any(
-            other is not None and other.shape == seen.inputs.shape and torch.equal(other, seen.inputs)
-            for other in (*trained, *inputs[:number], *inputs[number + 1 :])
-        )
-    ]
+    others = trained + inputs_of(found)  # once more itself
+    return [s for s in found if s.inputs is None or sum(torch.equal(s.inputs, other) for other in others) == 1]
 
 
 def statistics(run: WatchedRun) -> Iterator[Alarm]:
@@ -279,8 +264,7 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
     if drifting:
         yield Alarm(
             "statistics_drift",
-            f"The running mean of {listed(drifting)} has changed, though its weights are frozen: then it also "
-            "needs eval().",
+            f"The running mean of {listed(drifting)} has changed, though its weights are frozen. Set it to eval() too.",
         )
 
 
@@ -296,9 +280,8 @@ def clipping(run: WatchedRun) -> Iterator[Alarm]:
     elif run.around.clipped_nothing >= 3 and not run.around.clipped:
         yield Alarm(
             "clipped_nothing",
-            f"{run.around.clipped_nothing} times there were no gradients to clip, and never any: the clipping stands "
-            "where they are not yet made or are gone, or gets those of a different model. Clip between backward() and "
-            "step().",
+            f"All {run.around.clipped_nothing} times there were no gradients to clip: they are not yet made there, or "
+            "gone, or the parameters are a different model's. Clip between backward() and step().",
         )
     left = [step.norm / step.made for step in steps if step.made > 0 and step.before_unscaling is None]
     if len(left) >= 3 and 0 < max(left) < CLIPPED_TO and max(left) > 1.5 * min(left):
@@ -338,16 +321,11 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
     alone = len(found) == len(steps) >= 3 and all(len(step.backwards) == 1 and not step.closure for step in steps)
     if not alone or any(loss.reduction != "mean" or not loss.target.dim() for loss in found):
         return
-    sources = [entry.source for entry in run.around.iterations if hasattr(entry.source, "dataset")]
-    wholes = {len(s.dataset) for s in sources if hasattr(s.dataset, "__len__")} | {
-        len(s) for s in sources if not isinstance(s.dataset, IterableDataset)
-    }
+    wholes = {len(loader.dataset) for loader in run.loaders if hasattr(loader.dataset, "__len__")}
+    wholes |= {len(loader) for loader in run.loaders if not isinstance(loader.dataset, IterableDataset)}
     for sizes in ([len(loss.target) for loss in found], *([whole] * len(found) for whole in wholes)):
-        if (
-            min(sizes) >= MANY
-            and set(sizes) not in WEIGHTS
-            and all(abs(s.scale * n - 1) < 1e-3 for s, n in zip(steps, sizes, strict=True))
-        ):
+        divided = all(abs(step.scale * size - 1) < 1e-3 for step, size in zip(steps, sizes, strict=True))
+        if divided and min(sizes) >= MANY and set(sizes) not in WEIGHTS:
             yield Alarm(
                 "mean_divided_again",
                 f"backward() was called on the loss divided by {max(sizes)}, as many as there are samples or batches, "

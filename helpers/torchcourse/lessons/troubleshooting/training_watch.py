@@ -120,13 +120,8 @@ class TrainingWatch(Loop):
         self.start_rates: list[float] = []
         self.around = Surroundings(self, self._on_load)
         self.usage, self.chance, self.sequences = Usage(self), Chance(self), SequenceWatch(self)
-        self.origins, self.beside, self.answers, self.teachers = (
-            Origins(self),
-            Beside(self),
-            Answers(self),
-            Teachers(self),
-        )
-        self.stored = Stored(self, self.origins.is_drawn)
+        self.origins, self.beside, self.answers = Origins(self), Beside(self), Answers(self)
+        self.teachers, self.stored = Teachers(self), Stored(self, self.origins.is_drawn)
         self._parts = [part for part in vars(self).values() if isinstance(part, Watcher) and part is not self.around]
         self._outputs = Notes()  # since the last step, and of each the pass that it came from
         self._open = contextlib.ExitStack()
@@ -163,10 +158,11 @@ class TrainingWatch(Loop):
         handles.append(register_optimizer_step_post_hook(self._after_step))
         compiled = hasattr(self.model, "_orig_mod")  # its parts run without their hooks
         modules = [("", self.model)] if compiled else self.model.named_modules()
-        for name, module in ((n, m) for n, m in modules if not isinstance(m, torch.jit.ScriptModule)):
-            handles.append(module.register_forward_pre_hook(OwnHook(self._on_call), with_kwargs=True))
-            hook = OwnHook(partial(self._on_return, name))
-            handles.append(module.register_forward_hook(hook, with_kwargs=True, always_call=True))
+        for name, module in modules:
+            if not isinstance(module, torch.jit.ScriptModule):
+                handles.append(module.register_forward_pre_hook(OwnHook(self._on_call), with_kwargs=True))
+                hook = OwnHook(partial(self._on_return, name))
+                handles.append(module.register_forward_hook(hook, with_kwargs=True, always_call=True))
         for handle in handles:
             self._open.callback(handle.remove)
         self._open.enter_context(TorchCalls(self))
@@ -217,22 +213,21 @@ class TrainingWatch(Loop):
     def _on_pass(self, first: torch.Tensor | None, output: Any, arguments: tuple[tuple, dict], whole: bool) -> None:
         out = list(tensors_of(output))
         with_graph = [tensor for tensor in out if tensor.requires_grad]
-        samples = len(first) if first is not None and first.dim() else 0
-        keep = first is not None and samples > 0 and self._rows < ROWS and can_be_kept(first)
-        self._rows += samples if keep else 0
+        samples = 0 if first is None else len(first)
+        kept = first if first is not None and samples and self._rows < ROWS and can_be_kept(first) else None
+        self._rows += 0 if kept is None else samples
         readable = isinstance(output, torch.Tensor) and output.dim() > 0 and can_be_kept(output)
-        norms = [m for m in self.model.modules() if getattr(m, "momentum", 0) is None and m.training]
         seen = Pass(
             training=self.model.training,
             recorded=torch.is_grad_enabled() and (bool(with_graph) or not out),
             samples=samples,
             step=self.step,
-            inputs=first.detach().cpu().clone() if keep and first is not None else None,
+            inputs=None if kept is None else kept.detach().cpu().clone(),
             output=output.detach().cpu() if readable else None,
             random_state=self._random,
-            cumulative=bool(norms),
+            cumulative=any(getattr(m, "momentum", 0) is None and m.training for m in self.model.modules()),
             entry=self._entry,
-            call=Call.of(*arguments, first) if keep and first is not None else None,
+            call=None if kept is None else Call.of(*arguments, kept),
             whole=whole,
             for_inputs=whole and first is not None and first.requires_grad,
             begun=self._begun,

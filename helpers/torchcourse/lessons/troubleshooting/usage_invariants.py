@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,24 +19,22 @@ DROPPED = 0.05  # of the scores, at least and at most left
 APART = math.log(3)  # from the rarest to the most frequent class
 OFF = 0.3  # that the logarithm of a weight may be away from that of its class's share
 DROPS_MOST = 0.85
+_ONE_SIDED = "ctc_loss", "poisson_nll_loss"
 MANY_LABELS = 0.05  # of the samples, with more than one label
 
 
 def log_probabilities(run: WatchedRun) -> Iterator[Alarm]:
     """The CTC loss gets log-probabilities, and a Poisson loss the logarithm of a rate where it is told so."""
-    calls = [loss.arguments for loss in run.usage.losses if loss.name == "ctc_loss"]
+    calls = _calls_of(run, "ctc_loss")
     if len(calls) >= 3 and all((call["log_probs"].float().logsumexp(dim=-1).abs() > 0.01).any() for call in calls):
         yield Alarm(
             "no_log_probabilities",
-            "ctc_loss got scores that are not log-probabilities over their last dimension: log_softmax is missing, or "
-            "runs over the wrong dimension.",
+            "ctc_loss got no log-probabilities over the last dimension: they are log_softmax(dim=-1).",
         )
-    rates = [loss.arguments for loss in run.usage.losses if loss.name == "poisson_nll_loss"]
-    found = [call["input"] for call in rates if call.get("log_input", True)]
-    counts = [call["target"] for call in rates if call.get("log_input", True)]
-    if len(found) < 3 or sum(scores.numel() for scores in found) < NUMBERS_AT_LEAST:
+    rates = [call for call in _calls_of(run, "poisson_nll_loss") if call.get("log_input", True)]
+    if len(rates) < 3 or sum(call["input"].numel() for call in rates) < NUMBERS_AT_LEAST:
         return
-    if all((scores >= 0).all() for scores in found) and any((target == 0).any() for target in counts):
+    if all((call["input"] >= 0).all() for call in rates) and any((call["target"] == 0).any() for call in rates):
         yield Alarm(
             "rate_is_no_logarithm",
             "poisson_nll_loss takes the exponential of what it gets, and never got a number below 0: is there a "
@@ -43,25 +42,25 @@ def log_probabilities(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def _calls_of(run: WatchedRun, name: str) -> list[dict[str, Any]]:
+    """Return the arguments of each call of one of the rarer losses."""
+    return [loss.arguments for loss in run.usage.losses if loss.name == name]
+
+
 def two_sided_targets(run: WatchedRun) -> Iterator[Alarm]:
     """Losses of pairs get 1 and -1."""
-    targets: dict[str, list[torch.Tensor]] = {}
-    for loss in run.usage.losses:
-        if "target" in loss.arguments and loss.name not in ("ctc_loss", "poisson_nll_loss"):
-            targets.setdefault(loss.name, []).append(loss.arguments["target"].float().flatten())
-    for name, found in targets.items():
-        numbers = torch.cat(found)
-        if len(found) >= 3 and len(numbers) >= 16 and set(numbers.unique().tolist()) == {0.0, 1.0}:
+    for name in dict.fromkeys(loss.name for loss in run.usage.losses if loss.name not in _ONE_SIDED):
+        found = [call["target"].flatten() for call in _calls_of(run, name) if "target" in call]
+        if len(found) >= 3 and sum(map(len, found)) >= 16 and set(torch.cat(found).tolist()) == {0, 1}:
             yield Alarm(
                 "targets_one_sided",
-                f"{name} got targets 0 and 1. It is made for 1 and -1: with 0, a pair that is to be told apart teaches "
-                "nothing.",
+                f"{name} got targets 0 and 1. It is made for 1 and -1: a pair with 0 teaches nothing.",
             )
 
 
 def several_labels(run: WatchedRun) -> Iterator[Alarm]:
     """Scores that add up to 1 are for samples with one label."""
-    found = [loss for loss in run.losses if loss.function is F.binary_cross_entropy and loss.scores.dim() == 2]
+    found = [loss for loss in run.losses_of(F.binary_cross_entropy) if loss.scores.dim() == 2]
     found = [loss for loss in found if loss.scores.size(1) > 1 and loss.target.shape == loss.scores.shape]
     if len(found) < 3 or any(((loss.scores.float().sum(dim=1) - 1).abs() > 1e-2).any() for loss in found):
         return
@@ -76,12 +75,12 @@ def several_labels(run: WatchedRun) -> Iterator[Alarm]:
 
 def dropped_scores(run: WatchedRun) -> Iterator[Alarm]:
     """Nothing is dropped from the scores themselves."""
-    found = [loss for loss in run.losses if loss.function in CLASSIFYING | LOGISTIC]
-    found = [loss for loss in found if loss.seen is not None and loss.seen.training and loss.scores.numel() > 1]
-    if True not in run.dropped or len(found) < 5 or sum(loss.scores.numel() for loss in found) < NUMBERS_AT_LEAST:
+    losses = [loss for loss in run.losses_of(*CLASSIFYING, *LOGISTIC) if loss.seen is not None and loss.seen.training]
+    found = [loss.scores for loss in losses if loss.scores.numel() > 1]
+    if True not in run.dropped or len(found) < 5 or sum(scores.numel() for scores in found) < NUMBERS_AT_LEAST:
         return
-    shares = [(loss.scores == 0).float().mean().item() for loss in found]
-    both = all((loss.scores > 0).any() and (loss.scores < 0).any() for loss in found)
+    shares = [(scores == 0).float().mean().item() for scores in found]
+    both = all(scores.min() < 0 < scores.max() for scores in found)
     if both and DROPPED < sum(shares) / len(shares) < 1 - DROPPED and max(shares) - min(shares) < 0.4:
         yield Alarm(
             "scores_dropped",
@@ -95,10 +94,8 @@ def class_weights(run: WatchedRun) -> Iterator[Alarm]:
     counts, weight = _positives(run) or _frequencies(run) or (torch.zeros(1), torch.ones(1))
     if len(weight) != len(counts) or (weight <= 0).any() or counts.min() < PER_CLASS:
         return
-    shares, weights = (
-        counts.double().log() - counts.double().log().mean(),
-        weight.double().log() - weight.double().log().mean(),
-    )
+    logs = [numbers.double().log() for numbers in (counts, weight)]
+    shares, weights = (numbers - numbers.mean() for numbers in logs)
     if shares.max() - shares.min() > APART and (shares - weights).abs().max() < OFF:
         yield Alarm(
             "class_weights_inverted",
@@ -108,25 +105,23 @@ def class_weights(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _frequencies(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
-    found = [(loss, loss.weight) for loss in run.classified if loss.weight is not None]
-    if not found:
+    found = [loss for loss in run.classified if loss.weight is not None]
+    if not found or (weight := found[0].weight) is None:
         return None
-    weight = found[0][1]
-    labels = torch.cat([loss.target[(loss.target != loss.ignored) & (loss.target >= 0)] for loss, _ in found])
+    labels = torch.cat([loss.target[loss.counted & (loss.target >= 0)] for loss in found])
     return torch.bincount(labels, minlength=len(weight)), weight
 
 
 def _positives(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the numbers of answers 0 and 1, and the weights of both, where one `pos_weight` is given."""
-    kept = [(loss, loss.weight) for loss in run.losses if loss.function in LOGISTIC and loss.weight is not None]
-    found = [(loss.target.flatten(), weight) for loss, weight in kept if weight.numel() == 1]
+    kept = [(loss.target.flatten(), loss.weight) for loss in run.losses_of(*LOGISTIC) if loss.weight is not None]
+    found = [(target, weight.item()) for target, weight in kept if weight.numel() == 1]
     if not found:
         return None
     answers = torch.cat([target for target, _ in found])
-    ones = (answers == 1).sum().item()
-    plain = bool(((answers == 0) | (answers == 1)).all())
-    weights = torch.tensor([1.0, found[0][1].item()])
-    return (torch.tensor([len(answers) - ones, ones]), weights) if plain else None
+    zeros, ones = (answers == 0).sum().item(), (answers == 1).sum().item()
+    plain = zeros + ones == len(answers)
+    return (torch.tensor([zeros, ones]), torch.tensor([1.0, found[0][1]])) if plain else None
 
 
 def frozen_in_name(run: WatchedRun) -> Iterator[Alarm]:
@@ -160,14 +155,14 @@ def frozen_in_name(run: WatchedRun) -> Iterator[Alarm]:
 def data_taken(run: WatchedRun) -> Iterator[Alarm]:
     """A parameter that a forward pass uses learns from it."""
     steps, taken = run.steps, run.usage.detached
+    reached = run.reached
     idle = [
         (name, taken[id(p)])
         for name, p in run.model.named_parameters()
-        if p.requires_grad and id(p) in run.owned and id(p) in taken
-        if all(not step.norms.get(name) for step in steps)
+        if p.requires_grad and id(p) in run.owned and id(p) in taken and name not in reached
         if name in run.start and torch.equal(p.detach(), run.start[name])
     ]
-    if idle and len(steps) >= 3 and any(any(step.norms.values()) for step in steps):
+    if idle and len(steps) >= 3 and reached:
         yield Alarm(
             "used_without_graph",
             f"The forward pass takes {listed([name for name, _ in idle])} as {idle[0][1]}, without a graph: it got no "
@@ -200,26 +195,19 @@ def repeated_layers(run: WatchedRun) -> Iterator[Alarm]:
         if same:
             yield Alarm(
                 "one_layer_repeated",
-                f"{listed(same)} are one and the same layer, with one set of weights: `[layer] * {len(same)}` repeats "
-                "the object. Make a layer for each place.",
+                f"{listed(same)} are one layer: `[layer] * {len(same)}` repeats the object. Make one for each place.",
             )
             return
 
 
 def dropout(run: WatchedRun) -> Iterator[Alarm]:
     """A dropout drops the smaller part."""
-    much = [name for name, m in run.model.named_modules() if isinstance(m, _DropoutNd) and DROPS_MOST < m.p < 1]
-    if much:
-        share = run.model.get_submodule(much[0]).p
+    much = {name: m.p for name, m in run.model.named_modules() if isinstance(m, _DropoutNd) and DROPS_MOST < m.p < 1}
+    what, share = (listed([*much]), next(iter(much.values()))) if much else ("A dropout function", run.usage.dropped)
+    if DROPS_MOST < share < 1:
         yield Alarm(
             "drops_nearly_all",
-            f"{listed(much)} drops {share:.0%} in training: p is the share that is dropped. Is it the share to keep?",
-        )
-    elif DROPS_MOST < run.usage.dropped < 1:
-        yield Alarm(
-            "drops_nearly_all",
-            f"A dropout function drops {run.usage.dropped:.0%}: p is the share that is dropped. Is it the share "
-            "to keep?",
+            f"{what} drops {share:.0%}: p is the share that is dropped. Is it the share to keep?",
         )
 
 
@@ -261,10 +249,8 @@ def tied(run: WatchedRun) -> Iterator[Alarm]:
     for name, p in run.model.named_parameters():
         if p.layout == torch.strided and p.numel() > 1 and p.data_ptr() and id(p) in run.owned:
             places.setdefault((p.data_ptr(), *p.shape), []).append(name)
-    twice = [names for names in places.values() if len(names) > 1]
-    reached = {name for step in run.steps for name, norm in step.norms.items() if norm}
-    for names in twice:
-        if reached.issuperset(names):
+    for names in places.values():
+        if len(names) > 1 and run.reached.issuperset(names):
             yield Alarm(
                 "tied_by_memory",
                 f"{listed(names)} are two parameters in one memory: a step changes it once for each, by a part of its "
@@ -294,12 +280,11 @@ def one_answer(run: WatchedRun) -> Iterator[Alarm]:
     """Of two batches that a step learns to judge, not all have the same answer."""
     judged: dict[int, set[int]] = {}
     answers = set()
-    for loss in run.losses:
+    for loss in run.losses_of(*LOGISTIC):
         seen = loss.seen
-        if loss.function not in LOGISTIC or seen is None or not seen.used or seen.output is None:
+        if seen is None or not seen.used or seen.output is None:
             continue
-        same = seen.output.numel() == loss.scores.numel() and torch.equal(seen.output.flatten(), loss.scores.flatten())
-        if same or loss.function is F.binary_cross_entropy:
+        if loss.of_output or loss.function is F.binary_cross_entropy:
             judged.setdefault(loss.step, set()).add(id(seen))
             answers |= set(loss.target.unique().tolist())
     single = [step for step in run.steps if len(step.backwards) == 1]
