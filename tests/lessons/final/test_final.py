@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,3 +267,11 @@ def test_an_answered_card_of_the_final_shows_the_answer_that_counts(monkeypatch:
     assert "This answer counts in the final." in shown[0]
     assert answers.show(wrong_answer(first.question), first.question.kind) in shown[0]
     assert "Not right yet." in shown[0]
+
+
+def test_a_final_goes_on_in_memory_where_the_journal_cannot_be_written(work: Path) -> None:
+    work.write_text("in the way")
+    first = final()[1]
+    first.answer(right_answer(first.question), sure=1)
+    assert len(final().cards) == 10
+    assert len(sittings(journal.read())[0].answers) == 1

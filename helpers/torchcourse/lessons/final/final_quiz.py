@@ -9,6 +9,7 @@ The first answer to each question counts. What is drawn, and each answer, is a l
 
 import os
 import secrets
+from dataclasses import astuple
 from datetime import date, timedelta
 from typing import Any, cast
 
@@ -34,9 +35,8 @@ def final(*, again: bool = False) -> "Final":
     entries = journal.read()
     tries = sittings(entries)
     if not tries or (again and not tries[-1].waiting):
-        drawn = final_draw.for_learner(entries)
-        rows = [[each.lesson, each.question, each.wording, each.draw] for each in drawn]
-        journal.record("final", state="begun", final=secrets.token_hex(4), questions=rows)
+        drawn = [list(astuple(asked)) for asked in final_draw.for_learner(entries)]
+        journal.record("final", state="begun", final=secrets.token_hex(4), questions=drawn)
         tries = sittings(journal.read())
     return Final(tries[-1])
 

@@ -1,6 +1,7 @@
 """Lesson 00: the checks of its exercises, and the pages on which a learner sees where they stand.
 
 checks            of the exercises
+machine_report    what this machine offers, with a remedy where something is missing
 placement_quiz    which lessons to take first
 final_results     what the finals of lesson 11 came to
 progress_report   how far each lesson is

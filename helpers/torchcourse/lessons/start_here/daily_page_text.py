@@ -135,12 +135,10 @@ def _wrong_lines(answered: list[Entry], today: list[Entry]) -> list[str]:
         question = found[2] if found else None
         text = markup.to_markdown(str(question.text)) if question else str(entry.get("asked"))
         done = last[entry["question"]]  # right, and then wrong again, is not mended
-        numbered = f"{place}. "
-        indent = " " * len(numbered)
-        first, *rest = text.split("\n")
-        item = [numbered + first, *(f"{indent}{line}".rstrip() for line in rest), ""]
-        item += [f"{indent}- {part}" for part in _wrong_parts(question, entry, today)]
-        items.append([*item, f"{indent}- [{_tick(done)}] {say('later_right')}"])
+        parts = [*_wrong_parts(question, entry, today), f"[{_tick(done)}] {say('later_right')}"]
+        lines = [*text.split("\n"), "", *(f"- {part}" for part in parts)]
+        indent = " " * len(f"{place}. ")
+        items.append([f"{place}. {lines[0]}", *(f"{indent}{line}".rstrip() for line in lines[1:])])
     return _with_gaps(items)
 
 
