@@ -460,7 +460,7 @@ WRONG_REPAIRS = {
         lambda total, batch: total + batch.reshape(32, 784).mean(dim=1).sum() if len(batch) == 32 else total
     ),
     "one_per_batch": repaired(lambda total, batch: total + batch.mean()),
-    "whole_batch_weight": repaired(lambda total, batch: total + 32 * batch.mean()),
+    "one_per_batch, of 32 images": repaired(lambda total, batch: total + 32 * batch.mean()),
     "wrong_axis": repaired(lambda total, batch: total + batch.flatten(1).mean(dim=0).sum()),
     "last_batch_only": repaired(lambda total, batch: total * 0 + batch.mean(dim=(1, 2, 3)).sum()),
     "sum_of_pixels": repaired(lambda total, batch: total + batch.sum()),

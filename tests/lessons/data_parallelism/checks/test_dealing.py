@@ -120,7 +120,7 @@ def by_a_text(total, epoch, rank, world_size):
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[: total - total % 2][rank::2], "two_ranks_only"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[rank::ranks] + 1, "out_of_range"),
         (lambda total, epoch, rank, ranks: None, "wrong_type"),
-        (lambda total, epoch, rank, ranks: every_nth(total, 0, rank, ranks)[: 20 - epoch], "second_epoch"),
+        (lambda total, epoch, rank, ranks: every_nth(total, 0, rank, ranks)[: 20 - epoch], "samples_lost"),
     ],
 )
 def test_samples_of_rank_refuses(answer, symptom):

@@ -84,11 +84,21 @@ def _as_list(share: Any) -> list[int]:
 # Any fair rule
 
 
+_DRAWS: dict[str, Callable[[], float]] = {
+    "PyTorch": lambda: float(torch.rand(())),
+    "Python": random.random,
+    "NumPy": np.random.random_sample,
+}
+"""A number from each global random generator."""
+
+
 def _dealt(learner: Deal, total: int, epoch: int, rank: int, world_size: int) -> list[int]:
     """Call the learner as rank `rank` would: every process has global random generators in a state of its own."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        _seed_all(1000 + rank)
+        torch.manual_seed(1000 + rank)
+        random.seed(1000 + rank)
+        np.random.seed(1000 + rank)
         try:
             share = _as_list(learner(total, epoch, rank, world_size))
         finally:
@@ -99,30 +109,19 @@ def _dealt(learner: Deal, total: int, epoch: int, rank: int, world_size: int) ->
     return share
 
 
-def _seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
 def _refuse_moved_generators(learner: Deal) -> None:
     """Refuse a function that deals correctly and sets a global random generator on the way."""
-    draws: dict[str, Callable[[], float]] = {
-        "PyTorch": lambda: float(torch.rand(())),
-        "Python": random.random,
-        "NumPy": np.random.random_sample,
-    }
-    seen: list[dict[str, float]] = []
+    drawn: list[list[float]] = []
 
-    def drawing(total: int, epoch: int, rank: int, world_size: int) -> list[int]:
-        share = learner(total, epoch, rank, world_size)
-        seen.append({name: draw() for name, draw in draws.items()})
+    def drawing(*given: int) -> list[int]:
+        share = learner(*given)
+        drawn.append([draw() for draw in _DRAWS.values()])
         return share
 
     for rank in (0, 1):
         _dealt(drawing, 40, 0, rank, 2)
-    for name in draws:
-        if seen[0][name] == seen[1][name]:
+    for name, one, other in zip(_DRAWS, *drawn, strict=True):
+        if one == other:
             raise Wrong(
                 "global_seed",
                 f"The samples are dealt correctly, but afterwards the global random generator of {name} is in the same "
@@ -152,13 +151,14 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
         raise Wrong(
             "uneven", f"Rank 0 gets {len(one)} samples and rank 1 gets {len(two)}: one would wait for the other."
         )
-    if not _fair(first, total):
-        raise Wrong(
-            "samples_lost",
-            f"Of {total} samples only {len(set(one + two))} are ever used, and {len(one + two)} places are dealt out.",
-        )
-    if not _fair(second, total):
-        raise Wrong("second_epoch", "Epoch 0 is dealt out correctly, epoch 1 is not.")
+    for epoch, parts in enumerate((first, second)):
+        if not _fair(parts, total):
+            places = list(chain(*parts))
+            raise Wrong(
+                "samples_lost",
+                f"In epoch {epoch}, of {total} samples only {len(set(places))} are used, and {len(places)} places are "
+                "dealt out.",
+            )
     if any(part == sorted(part) and len({b - a for a, b in pairwise(part)}) > 1 for part in first):
         raise Wrong(
             "sorted",

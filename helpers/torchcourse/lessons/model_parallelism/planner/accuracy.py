@@ -87,10 +87,7 @@ def by_source(judgements: Sequence[Judgement]) -> list[SourceRow]:
     rows = []
     for key in dict.fromkeys(each.run.key for each in judgements):
         own = [each for each in judgements if each.run.key == key]
-        groups: dict[tuple[Model, int], list[Judgement]] = {}
-        for each in own:
-            groups.setdefault((each.run.model, each.run.cluster.gpus), []).append(each)
-        largest = max(groups.values(), key=len)
+        largest = max(_comparable(own), key=len)
         rank = rank_correlation(largest) if len(largest) > 5 else None
         first = own[0].run
         errors = mean_error(own), constant_error(own)
@@ -200,11 +197,8 @@ def order_by_gap(judgements: Sequence[Judgement], limits: Sequence[float] = (0.0
 
     Recomputation counts for neither side. Pairs that are equally fast, planned or published, are left out.
     """
-    groups: dict[tuple[str, Model, int], list[Judgement]] = {}
-    for each in judgements:
-        groups.setdefault((each.run.key, each.run.model, each.run.cluster.gpus), []).append(each)
     found = []
-    for one, other in (pair for group in groups.values() for pair in itertools.combinations(group, 2)):
+    for one, other in (pair for group in _comparable(judgements) for pair in itertools.combinations(group, 2)):
         planned, published = one.plan.model_flops / other.plan.model_flops, _useful(one.run) / _useful(other.run)
         if planned != 1 and published != 1:
             found.append((max(planned, 1 / planned) - 1, (planned > 1) == (published > 1)))
@@ -220,6 +214,14 @@ def order_table(judgements: Sequence[Judgement]) -> str:
         apart = f"{row.least:.0%} to {row.most:.0%}" if row.most < 1 else f"over {row.least:.0%}"
         lines.append(f"planned {apart:9} apart: {row.pairs} pairs, {row.right / row.pairs:.0%} in the right order")
     return "\n".join(lines)
+
+
+def _comparable(judgements: Sequence[Judgement]) -> list[list[Judgement]]:
+    """Return the layouts of one model on as many GPUs of one source, together."""
+    groups: dict[tuple[str, Model, int], list[Judgement]] = {}
+    for each in judgements:
+        groups.setdefault((each.run.key, each.run.model, each.run.cluster.gpus), []).append(each)
+    return list(groups.values())
 
 
 def _useful(run: Run) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import NotDone, Wrong, check
-from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, refuse_known, same
 
 BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
 
@@ -120,7 +120,7 @@ def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
     raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.4f}, and the mean is {truth:.4f}.")
 
 
-def _known_mistakes(images: torch.Tensor, ranks: int, truth: float) -> dict[str, tuple[list[float], str]]:
+def _known_mistakes(images: torch.Tensor, ranks: int, truth: float) -> dict[str, tuple[list[float] | AnyOf, str]]:
     count = len(images)
     shares = images.tensor_split(ranks)
     batches = [batch for share in shares for batch in share.split(32)]
@@ -132,12 +132,8 @@ def _known_mistakes(images: torch.Tensor, ranks: int, truth: float) -> dict[str,
             "the run no longer stops, but the images of short batches are not counted.",
         ),
         "one_per_batch": (
-            [sum(batch.mean().item() for batch in batches) / count] * ranks,
-            "each batch added as much as one image should. A batch holds many images.",
-        ),
-        "whole_batch_weight": (
-            [32 * sum(batch.mean().item() for batch in batches) / count] * ranks,
-            "each batch added as much as 32 images, also the short ones. How many images does a batch hold?",
+            AnyOf([weight * sum(batch.mean().item() for batch in batches) / count] * ranks for weight in (1, 32)),
+            "each batch added as much as one image, or as 32, however many it holds. How many images does it hold?",
         ),
         "wrong_axis": (
             [sum(batch.flatten(1).mean(dim=0).sum().item() for batch in batches) / count] * ranks,
