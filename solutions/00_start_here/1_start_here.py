@@ -42,6 +42,7 @@ from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism import sampling
 from torchcourse.lessons.data_parallelism import sampling_picture as pictures
 from torchcourse.lessons.start_here import checks as check
+from torchcourse.lessons.start_here import machine_report
 from torchcourse.models import small_cnn
 from torchcourse.training import Trainer
 
@@ -221,7 +222,7 @@ figures.show(
 # something is missing.
 
 # %%
-environment.report()
+machine_report.report()
 
 # %% [markdown]
 # ## Exercises and checks
