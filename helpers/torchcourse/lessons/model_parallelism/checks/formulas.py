@@ -128,7 +128,7 @@ def _refuse_other_ranks(given: list[float], right: list[float], case: tuple) -> 
 
 
 def _judge_activations(given: float, case: tuple) -> None:
-    model, tensor, pipeline, data, _, micro_batches, again = case
+    model, tensor, pipeline, _, _, micro_batches, again = case
     inside = layer_activations(model, Layout(1, tensor=tensor))  # bytes of a layer, and of its input alone
     inputs = layer_activations(model, Layout(1, tensor=tensor, recomputation="full"))
     stage, least, where = model.layers / pipeline, min(pipeline, micro_batches), _case_name(case)
@@ -154,6 +154,19 @@ def _judge_activations(given: float, case: tuple) -> None:
     for count in (model.layers, 1):
         if same(given, total(layers=count), _CLOSE):
             raise Wrong("layers", f"{where}you count {counted(count, 'layer')}. How many has one stage?")
+    refuse_known(given, _known_activations(total, inside, inputs, case), _CLOSE, where=where)
+    raise Wrong(
+        "wrong_activations",
+        f"{where}your activations are {times(given / right)} what they should be. Bytes that a layer keeps, times "
+        "layers of the stage, times micro-batches under way"
+        + (", and once the inside of the layer that is computed again." if again else "."),
+    )
+
+
+def _known_activations(total: Callable[..., float], inside: float, inputs: float, case: tuple) -> dict:
+    """Return what known mistakes give; `inside` and `inputs` are the bytes of a layer and of its input alone."""
+    model, tensor, pipeline, data, _, micro_batches, again = case
+    layers, under_way = model.layers / pipeline, min(pipeline, micro_batches)
     again_known = {
         "working_forgotten": (
             total(working=0),
@@ -165,18 +178,18 @@ def _judge_activations(given: float, case: tuple) -> None:
             "one layer's input is counted twice: it is among the inputs already.",
         ),
         "inside_more_than_once": (
-            AnyOf([total(working=(inside - inputs) * times) for times in (stage, least)]),
+            AnyOf([total(working=(inside - inputs) * times) for times in (layers, under_way)]),
             "one layer of one micro-batch is computed again at a time. How often is its inside there?",
         ),
     }
     dry = inside * 32 / 34
     known = {
         "tensor_ignored_in_activations": (
-            AnyOf((tensor * right, total(working=tensor * (inside - inputs) * again))),
+            AnyOf((tensor * total(), total(working=tensor * (inside - inputs) * again))),
             "the tensor ranks share out the activations, too, also those inside a layer that is computed again.",
         ),
         "data_divides_activations": (
-            right / data,
+            total() / data,
             "data-parallel ranks share out no activations: each has samples of its own.",
         ),
         "dropout_forgotten": (
@@ -188,13 +201,7 @@ def _judge_activations(given: float, case: tuple) -> None:
             "that is with computing again, and `again` is False here.",
         ),
     }
-    refuse_known(given, again_known | known if again else known, _CLOSE, where=where)
-    raise Wrong(
-        "wrong_activations",
-        f"{where}your activations are {times(given / right)} what they should be. Bytes that a layer keeps, times "
-        "layers of the stage, times micro-batches under way"
-        + (", and once the inside of the layer that is computed again." if again else "."),
-    )
+    return again_known | known if again else known
 
 
 # Utilizations
