@@ -73,7 +73,7 @@ def as_answered(question: Question, entry: Entry) -> Question | None:
         return None
     if not set(str(entry.get("answer"))) <= set(LETTERS[: len(order)]):
         return None
-    return _in_order(question, [*order, *(letter for letter in known if letter not in order)])
+    return _in_order(question, dict.fromkeys(order + known))
 
 
 def answer_now(question: Question, entry: Entry) -> str | float | None:

@@ -190,3 +190,21 @@ def test_lessons_with_right_answers_alone_share_a_line(banks: Path) -> None:
         "- Questions answered correctly: 05 Example 2, 08 Example 1\n\n### 07 Example\n\n#### Wrong answers\n" in text
     )
     assert "### 05" not in text
+
+
+def test_letters_are_told_as_they_were_shown(banks: Path) -> None:
+    data = example.bank()
+    del data["questions"][1]["fixed_order"]
+    example.write(banks, data)
+    card(example.LESSON, "pick-several", order="DCBA").answer("AC", sure=2, reasoning="It looked so.")
+    page = retrospective(language="en").text
+    for told in ("My answer: A, C", "It looked so.", "**A. five**", "**C. three**", "**B. four**", "**D. two**"):
+        assert told in page, told
+    names = {"lesson": example.LESSON, "question": "pick-several", "asked": "pick-several", "form": "several"}
+    journal.record("quiz", **names, answer="AB", sure=2, right=False, misconceptions=["odd"])
+    page = retrospective(language="en").text
+    assert "My answer: A, B" in page
+    assert "**B. three**" in page, "from a time when all choices stood as in the file"
+    assert "**C. four**" in page
+    journal.record("quiz", **names, answer="A", order=["A", "B"], sure=2, right=False, misconceptions=[])
+    assert "3. Pick several" in retrospective(language="en").text, "nobody can say what the letter meant"
