@@ -9,6 +9,7 @@ random_or_grid  where random search is ahead of a grid
 halving         successive halving, and ASHA
 comparison      methods at equal budgets, over many seeds
 study           studies by Optuna in a database, resumed and shared
+trial_progress  the line of a search that moves
 _database       signs of life, dead trials, errors in words
 ray_tune        the same space on a cluster
 selection       what choosing among many trials does to the score

@@ -32,7 +32,7 @@ from torchcourse.lessons.tuning._database import StudyError
 from torchcourse.lessons.tuning._pruning import FairPruner, LearnsFromFailures
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
-from torchcourse.progress_bars import TrialProgress
+from torchcourse.lessons.tuning.trial_progress import TrialProgress
 from torchcourse.ranks import who
 from torchcourse.units import is_whole_number
 
