@@ -88,17 +88,17 @@ class SanityProbe:
     def _why_nothing_was_seen(self) -> str:
         if isinstance(self._run.model, torch.jit.ScriptModule):
             return "TorchScript runs the model past its hooks, so nothing was seen. Watch it before torch.jit.script."
-        if self._run.unseen == "compiled":
-            return (
-                "torch.compile runs the model past its hooks, so nothing was seen. Train without it while you look, or "
-                'within `torch.compiler.set_stance("force_eager")`.'
-            )
-        if self._run.unseen == "transformed":
-            return (
-                "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
-                "numbers cannot be read there."
-            )
+        if self._run.unseen:
+            return _UNSEEN[self._run.unseen]
         return (
             "The model that the probe watches was never called. Is a different one being trained, or one that "
             "torch.compile made of it before?"
         )
+
+
+_UNSEEN = {
+    "compiled": "torch.compile runs the model past its hooks, so nothing was seen. Train without it while you look, or "
+    'within `torch.compiler.set_stance("force_eager")`.',
+    "transformed": "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): "
+    "its numbers cannot be read there.",
+}

@@ -72,10 +72,10 @@ def _like_sigmoids(tables: list[torch.Tensor]) -> bool:
 
 def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
     """The logistic loss that has a sigmoid of its own gets logits, and targets from 0 to 1."""
-    logistic = [loss for loss in run.losses if loss.function is F.binary_cross_entropy_with_logits]
-    logistic = [loss for loss in logistic if loss.maker not in PRODUCTS]
-    enough = len(logistic) >= 3 and sum(loss.scores.numel() for loss in logistic) >= NUMBERS_AT_LEAST
-    if enough and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
+    losses = run.losses_of(F.binary_cross_entropy_with_logits)
+    logistic = [loss.scores for loss in losses if loss.maker not in PRODUCTS]
+    enough = len(logistic) >= 3 and sum(scores.numel() for scores in logistic) >= NUMBERS_AT_LEAST
+    if enough and all(((scores >= 0) & (scores <= 1)).all() for scores in logistic):
         yield Alarm(
             "sigmoid_twice",
             "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
@@ -88,17 +88,14 @@ def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
             "binary_cross_entropy got what came out of a layer, and at most cut off at 0 and 1: beyond, no gradient "
             "comes back. Take binary_cross_entropy_with_logits, which has a sigmoid of its own.",
         )
-    outside = [loss for loss in run.losses_of(*LOGISTIC) if _outside(loss.target)]
+    targets = [loss.target for loss in run.losses_of(*LOGISTIC) if loss.target.numel()]
+    outside = [target for target in targets if target.min() < 0 or target.max() > 1]
     if outside:
-        low, high = outside[0].target.min().item(), outside[0].target.max().item()
+        low, high = outside[0].min().item(), outside[0].max().item()
         yield Alarm(
             "targets_outside",
             f"A logistic loss got targets from {low:g} to {high:g}. Outside of 0 to 1 it can fall without end.",
         )
-
-
-def _outside(target: torch.Tensor) -> bool:
-    return bool(target.numel() and (target.min() < 0 or target.max() > 1))
 
 
 def reach(run: WatchedRun) -> Iterator[Alarm]:
