@@ -15,7 +15,7 @@ from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.generators import Generator, random_state
 from torchcourse.training.history import History
 from torchcourse.training.losses import Loss
-from torchcourse.training.metrics import Averages
+from torchcourse.training.metrics import Averages, Metric, OverAll
 from torchcourse.training.position import Position
 
 FORMAT = 2
@@ -30,6 +30,7 @@ class Training(Protocol):
     scaler: torch.amp.GradScaler
     position: Position
     history: History
+    metrics: dict[str, Metric | OverAll]
     averages: Averages
     loss: Loss
     settings: dict[str, Any]
@@ -187,7 +188,7 @@ def check(trainer: Training, state: dict[str, Any]) -> None:
             "scheduler. Give the Trainer what the run began with."
         )
     names = state["averages"][0]["names"]
-    if state["position"]["batch"] and names != trainer.averages.names:
+    if state["position"]["batch"] and names != _no_averages(trainer).names:
         raise CheckpointError(
             f"The checkpoint was saved within an epoch, whose means are of {', '.join(names)}. "
             "Give the Trainer the same metrics."
@@ -226,8 +227,14 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
     trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
     trainer.loss.buffers.load(_of_this_rank(state.get("loss", [{}])), trainer.device)
+    trainer.averages = _no_averages(trainer)
     if trainer.position.batch:
         trainer.averages.load_state(state["averages"])
+
+
+def _no_averages(trainer: Training) -> Averages:
+    """Return the averages of an epoch that has had no batch."""
+    return Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
 
 
 def new_rates(trainer: Training, state: dict[str, Any]) -> list[float] | None:

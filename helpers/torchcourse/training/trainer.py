@@ -120,7 +120,7 @@ class Trainer:
         self._learning = Learning(model, self.model, self.device)
         self.replica, self._no_sync = self._learning.follow()
         sanity.check_optimizer(self.model, optimizer, loss_fn, scheduler)
-        self.autocast: torch.autocast | contextlib.nullcontext = _NOTHING
+        self.autocast: torch.autocast | contextlib.nullcontext = contextlib.nullcontext()
         self._forward = evaluation.forward
         if dtype := PRECISIONS[precision]:
             self.autocast = torch.autocast(self.device.type, dtype)
@@ -230,9 +230,13 @@ class Trainer:
         last_epoch = sys.maxsize if epochs is None else begun[0] + epochs
         self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
         length_of = Length(train_loader, self.accumulate, last_epoch, self._last_step)
-        self._random_at_batch = self._resume(length_of) if resume else None
-        self._last_step = length_of.last_step  # which a resume may find to be behind it
-        if not resume:
+        self._random_at_batch = None
+        if resume:
+            folder = sanity.checked_folder(self.checkpoint_dir)
+            found, self._random_at_batch = resuming.resume(self, folder, length_of)
+            self._keeper.is_ours = self._keeper.is_ours or found
+            self._last_step = length_of.last_step  # which the run may have behind it
+        else:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
         self.random_at_epoch = random_state(self.generators)
@@ -373,17 +377,6 @@ class Trainer:
             if self.progress and who.rank() == 0:
                 print(explanations.why_stopped_early(name, self.history.rows, waited))
 
-    def _resume(self, length_of: Length) -> dict[str, Any] | None:
-        """Go back to where training was saved; return the random state from which an epoch under way goes on."""
-        averages, self.averages = self.averages, Averages(self.metrics, self.device, self.loss.ignored)
-        try:
-            found, random = resuming.resume(self, sanity.checked_folder(self.checkpoint_dir), length_of)
-        except Exception:
-            self.averages = averages
-            raise
-        self._keeper.is_ours = self._keeper.is_ours or found
-        return random
-
     def _call(self, function: Callable[["Trainer"], object]) -> None:
         if function(self) is True:
             self._last_step = self.position.step
@@ -395,6 +388,3 @@ class Trainer:
 
     def _rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-
-_NOTHING = contextlib.nullcontext()
