@@ -90,6 +90,21 @@ def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimizer.step()
 
 
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, pairs: Iterable, loss_fn: Callable = F.cross_entropy
+) -> None:
+    """Take a step per pair of inputs and targets."""
+    for inputs, targets in pairs:
+        step(optimizer, loss_fn(model(inputs), targets))
+
+
+def evaluate(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the loss in evaluation mode, in which the model stays."""
+    model.eval()
+    with torch.no_grad():
+        return F.cross_entropy(model(x), y).item()
+
+
 def fit(
     watch: Watch,
     model: nn.Module,
@@ -101,8 +116,7 @@ def fit(
     """Train on pairs of inputs and targets, by Adam with this learning rate where no optimizer is given."""
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr)
     with watch(model, optimizer):
-        for inputs, targets in pairs:
-            step(optimizer, loss_fn(model(inputs), targets))
+        train(model, optimizer, pairs, loss_fn)
 
 
 def fit_tokens(watch: Watch, model: nn.Module, pairs: Iterable[tuple[torch.Tensor, ...]], ignored: int = -100) -> None:

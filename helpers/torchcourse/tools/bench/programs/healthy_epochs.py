@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, evaluate, step, train
 from torchcourse.training import Trainer
 
 
@@ -25,12 +25,9 @@ def validation_at_the_start(watch: Watch) -> None:
     x, y, model, optimizer = classifier(nn.BatchNorm1d(24), samples=500, adam=True)
     with watch(model, optimizer):
         for _ in range(3):
-            model.eval()
-            with torch.no_grad():
-                F.cross_entropy(model(x[400:]), y[400:]).item()
+            evaluate(model, x[400:], y[400:])
             model.train()
-            for xb, yb in DataLoader(TensorDataset(x[:400], y[:400]), 50, shuffle=True):
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, DataLoader(TensorDataset(x[:400], y[:400]), 50, shuffle=True))
 
 
 def validation_in_the_middle(watch: Watch) -> None:
@@ -49,29 +46,19 @@ def validation_in_the_middle(watch: Watch) -> None:
 def validation_at_the_end(watch: Watch) -> None:
     """As most scripts do it: train() at the start of each epoch, eval() at its end."""
     x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
-
-    def evaluate() -> float:
-        model.eval()
-        with torch.no_grad():
-            return F.cross_entropy(model(x[400:]), y[400:]).item()
-
     with watch(model, optimizer):
         for _ in range(2):
             model.train()
-            for xb, yb in batches(x[:400], y[:400], steps=12):
-                step(optimizer, F.cross_entropy(model(xb), yb))
-            evaluate()
+            train(model, optimizer, batches(x[:400], y[:400], steps=12))
+            evaluate(model, x[400:], y[400:])
 
 
 def one_epoch_and_a_last_test(watch: Watch) -> None:
     """A script of one epoch, which never needs train()."""
     x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
-        for xb, yb in batches(x[:400], y[:400]):
-            step(optimizer, F.cross_entropy(model(xb), yb))
-        model.eval()
-        with torch.no_grad():
-            F.cross_entropy(model(x[400:]), y[400:]).item()
+        train(model, optimizer, batches(x[:400], y[:400]))
+        evaluate(model, x[400:], y[400:])
 
 
 def accuracy_on_the_training_batch(watch: Watch) -> None:
@@ -93,8 +80,7 @@ def ranks_share_of_the_data(watch: Watch) -> None:
     with watch(model, optimizer):
         for epoch in range(3):
             sampler.set_epoch(epoch)
-            for xb, yb in loader:
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, loader)
 
 
 def copy_of_the_best_state(watch: Watch) -> None:
@@ -105,9 +91,7 @@ def copy_of_the_best_state(watch: Watch) -> None:
             model.train()
             step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 6 == 5:
-                model.eval()
-                with torch.no_grad():
-                    loss = F.cross_entropy(model(x[400:]), y[400:]).item()
+                loss = evaluate(model, x[400:], y[400:])
                 if loss < least:
                     least, best = loss, copy.deepcopy(model.state_dict())
         model.load_state_dict(best)
@@ -129,6 +113,5 @@ def weights_averaged_at_the_end(watch: Watch) -> None:
     loader = DataLoader(TensorDataset(x, y), 50, shuffle=True)
     with watch(model, optimizer):
         for _ in range(3):
-            for xb, yb in loader:
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, loader)
         torch.optim.swa_utils.update_bn(([xb] for xb, _ in loader), model)

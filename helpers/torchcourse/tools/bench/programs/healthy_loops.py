@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, fit, images, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, fit, images, step, train
 
 
 def plain_loop(watch: Watch) -> None:
@@ -103,8 +103,7 @@ def steps_of_epochs(watch: Watch) -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
     with watch(model, optimizer):
         for _ in range(5):
-            for xb, yb in DataLoader(TensorDataset(x, y), 32, shuffle=True):
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, DataLoader(TensorDataset(x, y), 32, shuffle=True))
             scheduler.step()
 
 

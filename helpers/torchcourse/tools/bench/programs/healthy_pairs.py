@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, step
+from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, step, train
 
 
 def _adversaries(watch: Watch, critic_watched: bool) -> None:
@@ -106,7 +106,6 @@ def scatter_by_dropout(watch: Watch) -> None:
     """After the training, the same inputs pass several times with dropout, to see how sure the model is."""
     x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
-        for xb, yb in batches(x[:400], y[:400]):
-            step(optimizer, F.cross_entropy(model(xb), yb))
+        train(model, optimizer, batches(x[:400], y[:400]))
         with torch.no_grad():
             torch.stack([model(x[400:]) for _ in range(5)]).std(dim=0)

@@ -17,6 +17,7 @@ from torchcourse.tools.bench.programs import (
     images,
     sentences,
     step,
+    train,
 )
 
 
@@ -81,12 +82,11 @@ def statistics_stand_still(watch: Watch) -> None:
 def validation_from_the_training_data(watch: Watch) -> None:
     """Two random splits with different seeds: most of the validation has been trained on."""
     x, y = clouds(300)
-    train, held = torch.randperm(300)[:240], torch.randperm(300)[:60]
+    seen, held = torch.randperm(300)[:240], torch.randperm(300)[:60]
     model = dense()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     with watch(model, optimizer):
-        for xb, yb in batches(x[train], y[train]):
-            step(optimizer, F.cross_entropy(model(xb), yb))
+        train(model, optimizer, batches(x[seen], y[seen]))
         model.eval()
         with torch.no_grad():
             model(x[held])

@@ -5,7 +5,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from torchcourse.tools.bench.programs import Watch, batches, classifier, clouds, dense, fit, fit_tokens, sentences, step
+from torchcourse.tools.bench.programs import (
+    Watch,
+    batches,
+    classifier,
+    clouds,
+    dense,
+    evaluate,
+    fit,
+    fit_tokens,
+    sentences,
+    step,
+    train,
+)
 from torchcourse.tools.bench.programs.healthy_models import _Language
 
 
@@ -22,19 +34,9 @@ def eval_mode_from_the_middle(watch: Watch) -> None:
 
 def eval_mode_left_at_the_end(watch: Watch) -> None:
     x, y, model, optimizer = classifier(nn.BatchNorm1d(24), samples=500, adam=True)
-
-    def train(steps: int) -> None:
-        for xb, yb in batches(x[:400], y[:400], steps=steps):
-            step(optimizer, F.cross_entropy(model(xb), yb))
-
-    def validate() -> float:
-        model.eval()
-        with torch.no_grad():
-            return F.cross_entropy(model(x[400:]), y[400:]).item()
-
     with watch(model, optimizer):
-        train(20)
-        validate()
+        train(model, optimizer, batches(x[:400], y[:400], steps=20))
+        evaluate(model, x[400:], y[400:])
 
 
 def zero_grad_forgotten(watch: Watch) -> None:
@@ -75,8 +77,7 @@ def epoch_never_set(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer):
         for _ in range(3):
-            for xb, yb in loader:
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, loader)
 
 
 def padding_is_counted(watch: Watch) -> None:
@@ -116,8 +117,7 @@ def optimizer_made_anew(watch: Watch) -> None:
     with watch(model, optimizer):
         for _ in range(3):
             optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-            for xb, yb in batches(x, y, steps=8):
-                step(optimizer, F.cross_entropy(model(xb), yb))
+            train(model, optimizer, batches(x, y, steps=8))
 
 
 def clipped_to_nothing(watch: Watch) -> None:
