@@ -54,7 +54,7 @@ _AGAIN = 1.0  # seconds until it is interrupted once more
 _ENDING = 0.1  # seconds from the end of a sandbox to that of the process that forked it, whose end ended it
 _SEND = 60.0  # seconds that a sandbox has to take in what is sent
 _LOOK = 0.25  # seconds from look to look at a running cell
-_PROCESSES = isolation.Limits().processes  # which the system does not count where root grades
+_PROCESSES = isolation.LIMITS.processes  # which the system does not count where root grades
 _THREADS, _SOCKETS = 4096, 2048  # each takes memory of the system's, up to 0.4 MiB, that is in no process
 
 

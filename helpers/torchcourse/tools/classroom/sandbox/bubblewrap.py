@@ -37,7 +37,7 @@ def command(readable: Iterable[Path], environment: Mapping[str, str] | None = No
         environment: all environment variables of the program.
     """
     asked = ["bwrap", "--unshare-all", "--die-with-parent", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
-    memory = ["--size", str(isolation.Limits().disk), "--tmpfs"]
+    memory = ["--size", str(isolation.LIMITS.disk), "--tmpfs"]
     # First, since what is readable may lie below them. Root owns the settings of the machine that are in /proc, also in
     # here; bubblewrap looks whether their folder can be written to, and leaves the files as they are.
     asked += [*memory, "/tmp", "--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", *memory, "/dev/shm"]

@@ -38,13 +38,15 @@ class Limits:
     open_files: int = 1024
 
 
-def enter(limits: Limits, readable: Iterable[Path]) -> None:
+LIMITS = Limits()
+
+
+def enter(readable: Iterable[Path]) -> None:
     """Go on in a new process that is alone in its namespaces; the calling one waits for it and ends as it ends.
 
     The calling process must have one thread.
 
     Args:
-        limits: what may be used.
         readable: files and folders that are visible, at their own places.
 
     Raises:
@@ -61,12 +63,12 @@ def enter(limits: Limits, readable: Iterable[Path]) -> None:
     if child:
         _end_as(child)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _new_root(limits, [path for path in readable if path.exists()])
+    _new_root([path for path in readable if path.exists()])
     # In namespaces of its own making it could mount, and reach parts of the kernel that only root reaches. Where this
     # setting cannot be written, all else still protects.
     with contextlib.suppress(OSError):
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
-    limit(limits)
+    limit()
     # Where root grades, the user in here owns the settings of the whole machine, and no right has to be held to write
     # them: the program that the system starts as root when one crashes is a setting too.
     _read_only(Path("/proc"), device=False)
@@ -89,13 +91,13 @@ def watched() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit(limits: Limits) -> None:
+def limit() -> None:
     """Set the limits that the system counts per process, or per user."""
     for what, most in (
-        (resource.RLIMIT_DATA, limits.memory),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_FSIZE, limits.file_size),
-        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_DATA, LIMITS.memory),
+        (resource.RLIMIT_NPROC, LIMITS.processes),
+        (resource.RLIMIT_FSIZE, LIMITS.file_size),
+        (resource.RLIMIT_NOFILE, LIMITS.open_files),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(what)
@@ -155,7 +157,7 @@ def _end_children() -> None:
             time.sleep(0.005)
 
 
-def _new_root(limits: Limits, readable: list[Path]) -> None:
+def _new_root(readable: list[Path]) -> None:
     """Make a file system in memory that holds what is readable, and let it be all there is."""
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
     links = [path for path in readable if path.is_symlink()]
@@ -163,10 +165,10 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
     devices = {Path("/dev") / name: f"/dev/{device}" for name, device in DEVICES.items()}
     opened = {path: os.open(devices.get(path, path), os.O_PATH) for path in [*places, *devices]}
     root = Path("/tmp")
-    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=755")
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={LIMITS.disk},mode=755")
     for name in ("tmp", "dev/shm"):  # first, since what is readable may lie below them
         (root / name).mkdir(parents=True)
-        about = f"size={limits.disk},nr_inodes={limits.files},mode=1777"
+        about = f"size={LIMITS.disk},nr_inodes={LIMITS.files},mode=1777"
         _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, about)
     for path, fd in opened.items():
         target = root / path.relative_to("/")

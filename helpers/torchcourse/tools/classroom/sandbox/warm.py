@@ -85,7 +85,7 @@ def fresh(channel: socket.socket) -> NoReturn:
         os.environ["TORCHCOURSE_IN_RANK"] = "1"  # so that no import starts a process
         _import_all()
         del os.environ["TORCHCOURSE_IN_RANK"]
-        isolation.limit(isolation.Limits())
+        isolation.limit()
         _serve(channel)
     finally:
         os._exit(3)
@@ -119,7 +119,7 @@ def _tried() -> dict[str, Any]:
         os.close(reading)
         with contextlib.suppress(Exception):
             try:
-                isolation.enter(isolation.Limits(), isolation.visible())
+                isolation.enter(isolation.visible())
                 said: dict[str, Any] = {"isolated": True, "reason": "yes"}
             except OSError as error:
                 said = {"isolated": False, "reason": str(error), "number": error.errno}
@@ -142,10 +142,10 @@ def _become_sandbox(channel: socket.socket, request: dict[str, Any]) -> NoReturn
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         if request["isolated"]:
-            isolation.enter(isolation.Limits(), [*isolation.visible(), *map(Path, request["readable"])])
+            isolation.enter([*isolation.visible(), *map(Path, request["readable"])])
         else:
             isolation.watched()
-            isolation.limit(isolation.Limits())
+            isolation.limit()
         folder = WORK if request["isolated"] else request["folder"]
         os.makedirs(folder, exist_ok=True)
         os.chdir(folder)
