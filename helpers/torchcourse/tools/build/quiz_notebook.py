@@ -71,7 +71,7 @@ def question_cells(lesson: str, place: int, question: Question) -> list[str]:
     """Return the source of a question's cells: what is read, then what is graded."""
     text = markdown_cell(_read(place, question))
     if isinstance(question, OpenQuestion):
-        return [text, markdown_cell(_model_answer(question), f"written: q{place}, {_points(question.points, 'en')} ")]
+        return [text, markdown_cell(_model_answer(question), f"written: q{place}, {worth(question.points, 'en')} ")]
     exercise = (
         f"# %% exercise: q{place}\n{PROMPTS[question.kind]}\nanswer_q{place} = {_literal(question)}  ### SOLUTION\n"
     )
@@ -105,7 +105,7 @@ def markdown_cell(text: str, title: str = "") -> str:
 
 
 def _read(place: int, question: Question) -> str:
-    head = f"## Question {place}\n\n*{say(f'kind_{question.kind}', 'en')} · {_points(question.points, 'en')}*"
+    head = f"## Question {place}\n\n*{say(f'kind_{question.kind}', 'en')} · {worth(question.points, 'en')}*"
     return f"{head}\n\n{_asked(question, 'en')}\n\n{in_korean(_asked(question, 'ko'))}"
 
 
@@ -123,13 +123,14 @@ def _model_answer(question: OpenQuestion) -> str:
     parts = []
     for language in ("en", "ko"):
         rubric = "\n".join(
-            f"- {_points(line.points, language)}: {markup.to_markdown(line.text[language])}" for line in question.rubric
+            f"- {worth(line.points, language)}: {markup.to_markdown(line.text[language])}" for line in question.rubric
         )
         parts.append(f"{markup.to_markdown(required(question.model_answer)[language])}\n\n{rubric}")
     return f"{parts[0]}\n\n{in_korean(parts[1])}"
 
 
-def _points(points: int, language: str) -> str:
+def worth(points: int, language: str) -> str:
+    """Return how many points a question has, in words."""
     return say("point", language) if points == 1 else say("points", language, points=points)
 
 

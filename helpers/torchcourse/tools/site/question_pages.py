@@ -19,6 +19,7 @@ from torchcourse.quiz.questions import (
     TextQuestion,
 )
 from torchcourse.quiz.texts import say
+from torchcourse.tools.build.quiz_notebook import worth
 from torchcourse.tools.site.lesson_pages import to_open
 
 READING = (
@@ -48,9 +49,8 @@ def _question(bank: Bank, place: int, question: Question) -> str:
 
 
 def _asked_and_answered(bank: Bank, question: Question, language: str) -> str:
-    points = question.points
-    worth = say("point", language) if points == 1 else say("points", language, points=points)
-    lines = [f"*{say(f'kind_{question.kind}', language)} · {worth}*", markup.to_markdown(question.text[language])]
+    head = f"*{say(f'kind_{question.kind}', language)} · {worth(question.points, language)}*"
+    lines = [head, markup.to_markdown(question.text[language])]
     match question:
         case OneQuestion() | SeveralQuestion():
             lines += _choices(bank, question, language)
