@@ -149,7 +149,7 @@ def expect_mode(model: nn.Module, training: bool) -> None:
         then = " Where the training loop calls model.train() once, at its start, all that follows is trained so."
         raise Wrong(
             "mode_left_changed",
-            f"Your code leaves the model, or a layer of it, in {left} mode. The broken one left it in {wanted} mode."
+            f"Your code leaves the model, or a layer, in {left} mode. The broken program left it in {wanted} mode."
             f"{then if training else ' In which mode did it come?'}",
         )
 
