@@ -99,7 +99,10 @@ def train(
 
 
 def evaluate(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Return the loss in evaluation mode, in which the model stays."""
+    """Return the loss in evaluation mode, in which the model stays.
+
+    A function that leaves the model so is what a rule looks at: a program that is about this says it by itself.
+    """
     model.eval()
     with torch.no_grad():
         return F.cross_entropy(model(x), y).item()

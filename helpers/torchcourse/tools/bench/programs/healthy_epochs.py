@@ -25,7 +25,9 @@ def validation_at_the_start(watch: Watch) -> None:
     x, y, model, optimizer = classifier(nn.BatchNorm1d(24), samples=500, adam=True)
     with watch(model, optimizer):
         for _ in range(3):
-            evaluate(model, x[400:], y[400:])
+            model.eval()
+            with torch.no_grad():
+                F.cross_entropy(model(x[400:]), y[400:]).item()
             model.train()
             train(model, optimizer, DataLoader(TensorDataset(x[:400], y[:400]), 50, shuffle=True))
 
@@ -58,7 +60,9 @@ def one_epoch_and_a_last_test(watch: Watch) -> None:
     x, y, model, optimizer = classifier(nn.Dropout(0.3), samples=500, adam=True)
     with watch(model, optimizer):
         train(model, optimizer, batches(x[:400], y[:400]))
-        evaluate(model, x[400:], y[400:])
+        model.eval()
+        with torch.no_grad():
+            F.cross_entropy(model(x[400:]), y[400:]).item()
 
 
 def accuracy_on_the_training_batch(watch: Watch) -> None:
@@ -91,7 +95,9 @@ def copy_of_the_best_state(watch: Watch) -> None:
             model.train()
             step(optimizer, F.cross_entropy(model(xb), yb))
             if number % 6 == 5:
-                loss = evaluate(model, x[400:], y[400:])
+                model.eval()
+                with torch.no_grad():
+                    loss = F.cross_entropy(model(x[400:]), y[400:]).item()
                 if loss < least:
                     least, best = loss, copy.deepcopy(model.state_dict())
         model.load_state_dict(best)
