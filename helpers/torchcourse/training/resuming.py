@@ -111,26 +111,25 @@ def settings(loader: Iterable, trainer: Resuming) -> dict[str, Any]:
 
 def check_loader(state: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise CheckpointError if the rest of an epoch cannot be found, since its batches are not what they were."""
-    saved = state.get("settings", {})
-    if not state["position"]["batch"]:
-        return
+    changed = _changed(state, now)
     for name in ("samples per batch", "batches per epoch"):
-        if None not in (saved.get(name), now[name]) and saved[name] != now[name]:
+        if state["position"]["batch"] and name in changed:
             raise CheckpointError(
                 f"The checkpoint was saved within an epoch, after {state['position']['batch']} of its batches, with "
-                f"{saved[name]} {name}; now there are {now[name]}, so that the rest of the epoch cannot be told. Give "
-                "the loader that the run had, or begin a new fit from its weights: restore('last')."
+                f"{changed[name]} {name}; now there are {now[name]}, so that the rest of the epoch cannot be told. "
+                "Give the loader that the run had, or begin a new fit from its weights: restore('last')."
             )
 
 
 def news(state: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return which settings are different from here on: "accumulate 4 (was 2)"."""
+    return [f"{name} {now[name]} (was {was})" for name, was in _changed(state, now).items()]
+
+
+def _changed(state: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return what the settings were that are different now; None is one that is not known."""
     saved = state.get("settings", {})
-    return [
-        f"{name} {now[name]} (was {saved[name]})"
-        for name in now
-        if None not in (saved.get(name), now[name]) and saved[name] != now[name]
-    ]
+    return {name: saved[name] for name in now if None not in (saved.get(name), now[name]) and saved[name] != now[name]}
 
 
 def news_of_schedule(trainer: Training, state: dict[str, Any]) -> list[str]:

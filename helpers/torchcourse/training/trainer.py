@@ -253,10 +253,7 @@ class Trainer:
             set_random_state(self._random_at_batch, self.generators)
         self.replica.train()
         for window in stop.until(self._windows(loader, batches)):
-            if watch.due(self.position.step + 1):
-                with watch.around(self.position.step + 1):
-                    self._step(window, stop)
-            else:
+            with watch.around(self.position.step + 1):
                 self._step(window, stop)
             bar.step()
             if self.position.step % self.log_every == 0:

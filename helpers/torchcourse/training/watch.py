@@ -51,13 +51,10 @@ class Watch:
         self._began = time.perf_counter()
         self._last = self._spent = 0.0  # seconds: of the last look, and of all but the first step's
 
-    def due(self, step: int) -> bool:
-        """Return whether to look at step number `step` (from 1)."""
-        return bool(self._every) and (step == 1 or (step % self._every == 0 and self._affordable()))
-
     def around(self, step: int) -> AbstractContextManager:
-        """Return the context in which a step is to be taken; if no look is due, it does nothing."""
-        return self._look(step) if self.due(step) else _NOTHING
+        """Return the context for taking step number `step` (from 1); if no look is due, it does nothing."""
+        due = bool(self._every) and (step == 1 or (step % self._every == 0 and self._affordable()))
+        return self._look(step) if due else _NOTHING
 
     def _affordable(self) -> bool:
         return self._spent + self._last <= self._share * (time.perf_counter() - self._began)
