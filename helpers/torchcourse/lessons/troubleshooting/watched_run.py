@@ -20,7 +20,7 @@ IN_STEPS_AT_MOST = 0.5  # of the steps may hold a pass without gradients, where 
 
 
 class WatchedRun(TrainingWatch):
-    """A training that is recorded, and what the rules ask of it.
+    """A training run that is recorded, and what the rules ask of it.
 
     Args:
         model: as the loop calls it.
