@@ -17,7 +17,7 @@ import torch
 
 @contextlib.contextmanager
 def processes(about: str) -> Iterator[ProcessPoolExecutor]:
-    """Read `--processes` from the command line of a tool, and let so many processes train, each begun anew."""
+    """Read `--processes` from the command line of a tool, and give a pool of so many, none of them forked."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     with ProcessPoolExecutor(parser.parse_args().processes, get_context("spawn")) as pool:
