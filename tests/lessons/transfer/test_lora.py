@@ -251,6 +251,15 @@ def test_the_scale_travels_with_the_adapters():
     assert adapter_state(other)["body.dense.scale"].item() == 32 / 3
 
 
+@pytest.mark.parametrize(
+    "change", [lambda state: list(state.items()), lambda state: {k: t.numpy() for k, t in state.items()}]
+)
+def test_a_state_that_is_none_is_refused(change):
+    model = adapted()
+    with pytest.raises(ValueError, match="a dict of tensors, as adapter_state"):
+        load_adapters(model, change(adapter_state(model)))
+
+
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
 def test_the_layer_keeps_what_others_read_of_it(layer, shape):
     lora = (LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d)(copy.deepcopy(layer).double(), 2, 5)

@@ -69,16 +69,26 @@ def leaks(
 
 
 def fingerprint(x: torch.Tensor | np.ndarray) -> str:
-    """Return a text that two tensors, arrays or pictures share when they have the same type, shape and values.
+    """Return a text that two tensors or arrays share when they have the same type, shape and values.
 
     Raises:
-        TypeError, ValueError: for what holds no numbers, such as text.
+        ValueError: for what holds no numbers, such as text.
     """
-    values = x if isinstance(x, torch.Tensor) else torch.as_tensor(np.array(x))
-    head = f"{values.dtype} {tuple(values.shape)}".encode()
+    try:
+        # Pictures and lists by way of NumPy; torch takes no numbers in the byte order of a different machine.
+        if isinstance(x, torch.Tensor):
+            x = x.to_dense()
+        else:
+            array = np.asarray(x)
+            x = torch.as_tensor(array.astype(array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Samples are compared by their numbers, and this {type(x).__name__} has none: give tensors or arrays."
+        ) from error
+    head = f"{x.dtype} {tuple(x.shape)}".encode()
+    values = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
     # As bytes: NumPy does not know all types of torch, such as bfloat16.
-    content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(head + content).hexdigest()
+    return hashlib.sha256(head + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _plain(values: Iterable[Any]) -> list[Any]:

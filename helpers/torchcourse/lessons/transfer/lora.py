@@ -223,9 +223,12 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     They count as they did when they were saved, whatever `alpha` this model's adapters were made with.
 
     Raises:
-        ValueError: for adapters of other layers, or of another rank, or without a finite scale; names the first.
+        ValueError: for adapters of other layers, or of another rank, or without a finite scale; names the first. Also
+            for what is no dict of tensors.
     """
     adapted = _adapted(model)
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError("The state of adapters is a dict of tensors, as adapter_state() gives it.")
     scales = {f"{name}.scale": layer for name, layer in adapted.items()}
     own = {f"{n}.{part}": getattr(layer, part) for n, layer in adapted.items() for part in ("down", "up")}
     for name in sorted({*own, *scales} ^ state.keys()):
