@@ -98,6 +98,7 @@ def test_each_help_quotes_a_hint_of_the_lessons_checks(source: Path) -> None:
     assert [quote for quote in unknown(source) if quote not in NO_HINTS] == []
 
 
+@pytest.mark.slow
 def test_each_exception_is_quoted_and_is_no_hint() -> None:
     assert {quote for source in SOURCES for quote in unknown(source)} >= set(NO_HINTS)
 

@@ -158,6 +158,7 @@ def out_of_frame(package: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_ground_imports_nothing_above_it_and_wings_only_earlier_wings():
     assert wrong_way(graph(PACKAGE)) == []
 
@@ -166,6 +167,7 @@ def test_no_circle():
     assert circles(graph(PACKAGE)) == []
 
 
+@pytest.mark.slow
 def test_no_function_has_the_name_of_a_module_beside_it():
     assert hidden_modules(PACKAGE) == []
 

@@ -59,6 +59,7 @@ def test_there_are_notebooks():
     assert {"00_start_here", "01_data_parallelism"} <= set(LESSONS)
 
 
+@pytest.mark.slow
 def test_committed_notebooks_equal_a_fresh_build():
     fresh = notebooks.release(notebooks.solutions())
     on_disk = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in RELEASES}

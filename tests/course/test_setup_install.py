@@ -211,6 +211,7 @@ def test_a_step_shows_progress_and_keeps_its_output_in_the_log(venv, capsys):
     assert steps.last_step(venv).startswith("Fail: ")
 
 
+@pytest.mark.slow
 def test_what_a_step_is_at_is_shown(venv, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     talk = "import time; print('Downloading torch (181.0MiB)', flush=True); time.sleep(1.2)"
@@ -348,6 +349,7 @@ def test_a_failure_before_anything_is_unpacked_keeps_the_environment(project, ca
     assert (project / ".venv" / "mine").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_without_a_network_the_sentence_comes_soon(project, monkeypatch, capfd):
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -382,6 +384,7 @@ def test_settings_of_pip_are_handed_over_to_uv(tmp_path, monkeypatch):
     assert "ALL_PROXY" not in given
 
 
+@pytest.mark.slow
 def test_reachable():
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -16,6 +16,7 @@ def run(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["lint", "format"])
 def test_ruff_has_nothing_to_say(command):
     result = run("ruff", *command, ".")
@@ -34,6 +35,7 @@ def test_no_module_is_longer_than_one_can_keep_in_mind():
     assert {path: count for path, count in lines.items() if count > LINES_OF_A_MODULE} == {}
 
 
+@pytest.mark.slow
 def test_no_function_is_longer_than_a_screen():
     lengths = {
         f"{path.relative_to(ROOT).as_posix()}: {name}": lines

@@ -48,6 +48,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
     assert names - set(zipfile.ZipFile(wheel).namelist()) == set()
 
 
+@pytest.mark.slow
 def test_all_question_banks_load(installed, tmp_path):
     code = """
 from torchcourse.quiz import bank

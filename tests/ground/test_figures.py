@@ -28,6 +28,7 @@ def test_a_picture_is_an_image_with_its_alternative():
     assert repr(picture) == '[picture: a "quoted" <text>]'
 
 
+@pytest.mark.slow
 def test_an_explorer_redraws_and_renames():
     widget = figures.explorer(draw, alt=lambda bars, kind: f"{bars} bars {kind}", bars=(1, 5, 2), kind=["up", "down"])
     slider, choice, picture = widget.children
@@ -138,6 +139,7 @@ def test_a_control_is_chosen_by_its_values(spec, kind):
     assert type(controls.control("x", spec).widget()).__name__ == kind
 
 
+@pytest.mark.slow
 def test_a_long_title_is_made_to_fit():
     figure, axis = figures.new(width=4)
     axis.set_title("a finding that is a good deal longer than a figure of four inches has room for")

@@ -38,6 +38,7 @@ def test_an_entry_says_what_and_when_in_one_readable_line(work: Path) -> None:
     assert before <= journal.when(entry) <= datetime.now(UTC)
 
 
+@pytest.mark.slow
 @same_folder
 @given(st.lists(FIELDS, max_size=6))
 def test_what_is_recorded_is_read_back(work: Path, many: list[dict]) -> None:

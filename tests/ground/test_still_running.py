@@ -55,12 +55,14 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     return shell
 
 
+@pytest.mark.slow
 def test_a_silent_cell_says_that_it_runs_and_leaves_nothing_to_read(shell, lines):
     still_running.watch()
     shell.run(0.7)
     assert lines == ["This cell is still running: 1 s", ""]
 
 
+@pytest.mark.slow
 def test_a_cell_that_shows_something_in_time_is_left_alone(shell, lines):
     still_running.watch()
     shell.run(0.2, 0.2, 0.2)
@@ -69,6 +71,7 @@ def test_a_cell_that_shows_something_in_time_is_left_alone(shell, lines):
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 def test_a_second_call_watches_no_second_time(shell, lines):
     still_running.watch()
     still_running.watch()
@@ -77,6 +80,7 @@ def test_a_second_call_watches_no_second_time(shell, lines):
     assert shell.sent == ["stream"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [(None, ""), ("KAGGLE_KERNEL_RUN_TYPE", "Batch")])
 def test_where_a_program_runs_the_notebook_nothing_is_added(shell, lines, monkeypatch, name, value):
     monkeypatch.delenv("JPY_SESSION_NAME")

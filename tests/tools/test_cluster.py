@@ -80,6 +80,7 @@ def graded(folder, course, machines, again=False):
     return {row.student: row.score for row in rows}, clustered
 
 
+@pytest.mark.slow
 def test_each_is_sent_alone_and_once_and_what_was_lost_is_executed_here(class_folder, course, ran):
     machines = Machines(loses=["bob"])
     scores, clustered = graded(class_folder, course, machines)
@@ -122,6 +123,7 @@ def test_the_reason_of_a_worker_is_told_and_not_where_it_ran():
     assert told == "MemoryError: No room."
 
 
+@pytest.mark.slow
 def test_a_grading_that_was_killed_goes_on_with_what_is_left(class_folder, course, ran, tmp_path, monkeypatch):
     shutil.copytree(class_folder / "submitted", tmp_path / "submitted")
     done = []

@@ -25,6 +25,7 @@ def test_a_picture_that_was_lost_in_a_copy_costs_no_page(made):
     assert "<strong>after</strong>" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[", "[](", "[^1]", "<![CDATA["])
 def test_a_text_that_is_made_to_keep_the_grader_busy_does_not(made, text):
     with own_time.limited(60):
@@ -42,6 +43,7 @@ def test_texts_for_which_no_time_is_left_are_shown_as_they_were_typed(made, monk
     assert '<span class="n">x</span>' in made(cells[-1])  # the next page has a time of its own
 
 
+@pytest.mark.slow
 def test_a_limit_inside_a_limit_leaves_the_outer_one_what_is_left():
     reached = []
 

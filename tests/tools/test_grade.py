@@ -147,6 +147,7 @@ def test_each_gets_what_the_work_is_worth(grades, student, score):
     assert (results[student].score, results[student].max_score) == (score, 6), results[student].note
 
 
+@pytest.mark.slow
 def test_a_written_answer_waits_for_the_teacher_unless_it_is_empty(grades):
     _, results = grades
     assert {results[name].state for name in ("all", "own cells", "two gone")} == {"needs manual grading"}

@@ -113,6 +113,7 @@ def test_the_gradebook_holds_the_same_rows(graded):
     assert len(ours) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["autograded", "feedback"])
 def test_files_have_the_same_names_modes_and_contents(graded, step):
     ours, theirs = (files(folder, step) for folder in graded)

@@ -125,6 +125,7 @@ def test_a_folder_without_a_notebook_below_it_stays_what_was_handed_in(known, tm
     assert staging.digest(tmp_path, "") != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", [None, 5, [], {"grade_id": None}])
 def test_a_role_that_is_none_keeps_nothing_from_being_graded(course, tmp_path, role):
     path = hand_in(course, tmp_path, "ada", solved=True)
@@ -174,6 +175,7 @@ def test_what_is_typed_where_it_does_not_count_is_named(course, known, change):
     )
 
 
+@pytest.mark.slow
 def test_what_is_typed_elsewhere_is_in_the_table(course, tmp_path):
     hand_in(course, tmp_path, "ada", answer_in_the_check, solved=False)
     hand_in(course, tmp_path, "bob", solved=True)
@@ -503,6 +505,7 @@ def test_odd_names_of_files_and_students_cost_no_point(class_folder):
     assert "was taken for 1_lesson.ipynb" in found["ada"]["note"]
 
 
+@pytest.mark.slow
 def test_who_handed_in_nothing_is_in_the_table(class_folder):
     assert rows(class_folder)["absent"]["state"] == "not handed in"
     assert rows(class_folder)["absent"]["score"] == ""
@@ -560,6 +563,7 @@ def counted(monkeypatch):
     return ran
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_graded_again(class_folder, course, counted):
     before = rows(class_folder)
     grade_class(class_folder, root=course)
@@ -582,6 +586,7 @@ def test_one_student_alone_leaves_the_others_as_they_are(class_folder, course, c
     assert rows(class_folder) == before
 
 
+@pytest.mark.slow
 def test_the_model_answer_stands_below_an_answer_in_words_whatever_its_cells_are_called(course, tmp_path):
     def take_the_name(_cells, notebook):
         notebook.cells[0].id = "model-why"
@@ -749,6 +754,7 @@ def test_a_folder_that_cannot_be_taken_is_in_the_table_with_the_reason(odd_folde
     assert why in found[student].note
 
 
+@pytest.mark.slow
 def test_a_text_that_keeps_the_grader_busy_is_named(course, tmp_path, monkeypatch):
     def sanitize(*_):
         while True:

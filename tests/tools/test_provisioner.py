@@ -89,6 +89,7 @@ def test_stock_autograde_runs_what_was_handed_in_where_it_reaches_nothing(made, 
         assert found.score == 3
 
 
+@pytest.mark.slow
 def test_validate_runs_it_there_too(made):
     root, folder = made
     path = folder / "submitted" / "mallory" / small_course.LESSON_NAME / "1_lesson.ipynb"

@@ -88,6 +88,7 @@ UNREACHABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", UNREACHABLE.values(), ids=UNREACHABLE)
 def test_what_is_outside_cannot_be_reached(warm, source):
     outputs, after = run(warm, source)
@@ -184,6 +185,7 @@ ENDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "reason"), ENDED.values(), ids=ENDED)
 def test_what_ends_a_sandbox_is_named(warm, source, reason):
     died, _ = run(warm, source, processor=1.0)
@@ -246,6 +248,7 @@ def test_zeros_are_read(warm):
     assert text(run(warm, "open('/dev/zero', 'rb').read(3)")[0]) == repr(bytes(3))
 
 
+@pytest.mark.slow
 def test_memory_is_watched_without_namespaces_too(warm, monkeypatch):
     monkeypatch.setattr(warm, "kind", "limits")
     died, _ = run(warm, *ENDED["memory of one"][:1])
@@ -427,6 +430,7 @@ def test_a_sandbox_ends_where_linux_cannot_wait_for_a_process_whose_session_live
     assert [*filter(processes.is_alive, inside)] == []
 
 
+@pytest.mark.slow
 def test_a_long_cell_for_a_sandbox_that_takes_nothing_in_does_not_hold_the_grader(warm, monkeypatch):
     monkeypatch.setattr(sandbox, "_SEND", 0.2)
     stops = "import os, signal, threading\nthreading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()"

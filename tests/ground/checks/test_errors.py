@@ -226,6 +226,7 @@ def sleeps():
 """.replace("HOLE", HOLE).replace("NEWLINE", "\\n")
 
 
+@pytest.mark.slow
 def test_what_a_rank_met_is_told_by_the_learners_line(capfd):
     names = cell(IN_A_RANK)
     checked = called_on_ranks(names["hole"])
@@ -242,6 +243,7 @@ def test_what_a_rank_met_is_told_by_the_learners_line(capfd):
     assert "gloo" not in shown.out + shown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spins", "sleeps"])
 def test_an_endless_loop_in_a_rank_is_no_hang(name):
     checked = called_on_ranks(cell(IN_A_RANK)[name])
@@ -305,6 +307,7 @@ def test_an_import_that_the_clock_cuts_off_begins_anew_the_next_time(tmp_path, m
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_an_outer_limit_rests_while_an_inner_one_counts():
     with time_limit(0.3), time_limit(5):
         time.sleep(0.5)

@@ -159,6 +159,7 @@ def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_
     assert re.fullmatch(r"run_ranks took \d+ s\.", note[-1])
 
 
+@pytest.mark.slow
 def test_a_cells_closure_and_class_travel_both_ways(kernel: Kernel) -> None:
     cell = kernel.run(
         "class Answer:\n"
@@ -228,6 +229,7 @@ def test_a_function_that_keeps_its_results_reaches_the_ranks(kernel: Kernel) -> 
     assert cell.text.strip() == "(2, 2, (1, 1, 7))", cell
 
 
+@pytest.mark.slow
 def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
     cell = kernel.run("def slow():\n    print('first')\n    time.sleep(1.5)\n    print('second')\nrun_ranks(slow)")
     assert sorted(cell.text.splitlines()) == ["[rank 0] first", "[rank 0] second", "[rank 1] first", "[rank 1] second"]
@@ -235,6 +237,7 @@ def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
     assert last - first > 1, cell.printed
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_ranks_and_says_where_they_were(kernel: Kernel) -> None:
     kernel.run("run_ranks(dist.get_rank)")
     before = len(kernel.children())
@@ -258,6 +261,7 @@ def test_an_interrupt_ends_the_ranks_and_says_where_they_were(kernel: Kernel) ->
     assert kernel.run("print(run_ranks(dist.get_rank))").text == "[0, 1]\n"
 
 
+@pytest.mark.slow
 def test_nothing_survives_a_killed_kernel(kernel: Kernel) -> None:
     """The last test with this kernel."""
     kernel.client.execute(

@@ -103,6 +103,7 @@ def test_ranks_start_with_fresh_random_generators() -> None:
     assert len({of_numpy for _, of_numpy in draws}) == 4
 
 
+@pytest.mark.slow
 def test_tensors_arrive_as_copies_without_graph() -> None:
     weight = torch.ones(3, requires_grad=True)
     graph = weight * 2
@@ -185,6 +186,7 @@ def test_the_error_names_the_rank_and_shows_the_learners_line() -> None:
     assert (again.rank, again.kind, str(again)) == (1, "RuntimeError", str(error))
 
 
+@pytest.mark.slow
 def test_the_root_cause_wins_even_if_its_victims_report_first() -> None:
     def train() -> None:
         if dist.get_rank() == 0:
@@ -272,6 +274,7 @@ def test_a_rank_that_dies_is_named_with_its_exit_code_or_signal(end, expected: s
     assert run_ranks(dist.get_rank) == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_deadlock_ends_at_the_time_limit_with_every_ranks_stack() -> None:
     def deadlock() -> None:
         if dist.get_rank() == 0:
@@ -305,6 +308,7 @@ def test_the_time_limit_begins_when_all_ranks_have_started() -> None:
     assert run_ranks(lambda _: dist.get_rank(), SlowToRebuild(2), timeout=1) == [0, 1]
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_start_are_ended_and_named(monkeypatch) -> None:
     monkeypatch.setattr("torchcourse.ranks.supervisor._START", 1.0)
     with pytest.raises(RankTimeout, match="ranks 0, 1 had not started after 1 s"):
@@ -313,6 +317,7 @@ def test_ranks_that_do_not_start_are_ended_and_named(monkeypatch) -> None:
     assert run_ranks(dist.get_rank) == [0, 1]
 
 
+@pytest.mark.slow
 def test_no_rank_is_left_after_a_failure() -> None:
     def train() -> None:
         if dist.get_rank() == 1:
@@ -689,6 +694,7 @@ def test_an_abort_inside_a_collective_says_what_to_compare() -> None:
         run_ranks(os.abort, world_size=1)
 
 
+@pytest.mark.slow
 def test_log_writers_flush_at_the_end_and_children_end_with_their_rank(tmp_path: Path) -> None:
     def train() -> int:
         import atexit

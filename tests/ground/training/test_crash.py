@@ -22,6 +22,7 @@ def removes_first(state, path):
     path.with_suffix(".new").rename(path)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_save_that_was_killed(tmp_path):
     assert "unreadable" in kill_while_saving(in_place, tmp_path, kills=3)
     assert "missing" in kill_while_saving(removes_first, tmp_path, kills=4)

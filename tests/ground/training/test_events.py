@@ -259,6 +259,7 @@ def test_a_folder_that_is_called_like_an_event_file_is_passed_by(tmp_path):
     assert read_run(tmp_path).scalars == {"loss": ([1], [0.5])}
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_scalar_ends_what_is_read(tmp_path, capsys):
     with Monitor(tmp_path) as board:
         for step in range(200):

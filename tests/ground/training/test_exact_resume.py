@@ -113,6 +113,7 @@ class NoisyModel(nn.Module):
         return self.body(inputs + draw(self.rng, 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [None, 4])
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_generators_that_the_parts_of_a_run_have_for_themselves_go_on(tmp_path, kind, stop_at):

@@ -144,6 +144,7 @@ def on_ranks():
     return found | {f"{kind}, one each": weights(trained(kind, [4, 16], 1, rank, 2)) for kind in LOSSES}
 
 
+@pytest.mark.slow
 def test_ranks_make_the_gradient_of_one_big_batch():
     first, second = run_ranks(on_ranks, world_size=2)
     for kind in LOSSES:

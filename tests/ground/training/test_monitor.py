@@ -21,6 +21,7 @@ def test_scalars_come_back_with_their_steps(tmp_path):
     assert scalars["loss/train"][1] == pytest.approx([0.1, 0.05, 1 / 30])
 
 
+@pytest.mark.slow
 def test_all_of_a_long_run_is_read(tmp_path):
     with Monitor(tmp_path) as board:
         for step in range(12_000):  # TensorBoard's reader keeps 10,000 unless told otherwise

@@ -137,6 +137,7 @@ def train_noisily(folder, epochs, resume=False, crash_at=None, **options):
     return rows, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_resuming_on_two_ranks_is_bit_for_bit_with_dropout_and_batch_norm(tmp_path):
     whole = run_ranks(train_noisily, tmp_path / "whole", 3, world_size=2)
     run_ranks(train_noisily, tmp_path / "parts", 2, world_size=2)
@@ -146,6 +147,7 @@ def test_resuming_on_two_ranks_is_bit_for_bit_with_dropout_and_batch_norm(tmp_pa
         assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_killed_within_an_epoch_go_on_bit_for_bit(tmp_path):
     whole = run_ranks(train_noisily, tmp_path / "whole", 2, world_size=2)
     with pytest.raises(RankError):
@@ -339,6 +341,7 @@ def train_with_a_spare(at_first, find_unused=False):
     return trainer.position.step
 
 
+@pytest.mark.slow
 def test_layers_that_take_no_part_are_named_on_several_ranks():
     with pytest.raises(RankError, match=r"does not depend on spare\.weight, spare\.bias.*find_unused_parameters=True"):
         run_ranks(train_with_a_spare, False, world_size=2)
@@ -393,6 +396,7 @@ def train_with_shared_numbers(folder, epochs, resume):
     return torch.cat([weight.detach().flatten() for weight in model.state_dict().values()])
 
 
+@pytest.mark.slow
 def test_an_optimizer_whose_numbers_are_shared_out_goes_on_with_all_of_them(tmp_path):
     whole, _ = run_ranks(train_with_shared_numbers, tmp_path / "whole", 4, False, world_size=2)
     run_ranks(train_with_shared_numbers, tmp_path / "killed", 2, False, world_size=2)

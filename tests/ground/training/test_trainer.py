@@ -375,6 +375,7 @@ def assert_same_run(left, right):
             assert torch.equal(value, other_optimizer.state[other][key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", LOADERS)
 def test_resuming_after_an_epoch_is_bit_for_bit_the_uninterrupted_run(tmp_path, loader):
     whole = run(tmp_path / "whole", LOADERS[loader], 4)
@@ -413,6 +414,7 @@ LOADERS_WITH_WORKERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", LOADERS_WITH_WORKERS)
 def test_stopping_with_loader_workers_resumes_exactly(tmp_path, workers):
     loader, stop_in = LOADERS_WITH_WORKERS[workers]
@@ -441,6 +443,7 @@ def seeded_loader(workers):
     return lambda: make_loader(SeededSamples(Augmented(data())), 8, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [(LOADERS["make_loader"], LOADERS["make_loader"]), (seeded_loader(2), seeded_loader(0))],
@@ -690,6 +693,7 @@ def test_nothing_is_written_to_stderr(capfd, tmp_path):
     assert [line[:9] for line in printed.out.splitlines()] == ["epoch 1/2", "epoch 2/2"]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_saved_under_its_plain_names(tmp_path):
     model, optimizer = parts()
     compiled = torch.compile(model, backend="eager")

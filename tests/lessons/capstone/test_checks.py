@@ -394,6 +394,7 @@ def one_more_each_time():
     return learner
 
 
+@pytest.mark.slow
 def test_a_search_that_trains_on_what_it_kept_needs_no_folder(tmp_path, monkeypatch):
     def of_the_folder(url, folder, count):
         next(folder.iterdir())
@@ -473,6 +474,7 @@ def test_labels_by_chance_are_those_of_a_delivery_and_none_of_its_own(tmp_path):
     assert [row["card"] for row in rows["true"]] == [row["card"] for row in rows["chance"]]
 
 
+@pytest.mark.slow
 def test_few_steps_are_told_from_none(in_this_process):
     assert "for more than a few steps" in check.study(partial(keeps_all, value=0.1)).message
 

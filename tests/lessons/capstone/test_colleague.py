@@ -79,6 +79,7 @@ def test_no_text_of_the_lesson_tells_a_failure_from_the_causes_that_are_not_plan
         assert named in (set(), set(colleague.CAUSES)), file.name
 
 
+@pytest.mark.slow
 def test_an_incident_is_the_failure_that_the_name_draws(tmp_path):
     name = next(name for name in map(str, range(99)) if _planted.drawn(name) == "not averaged")
     of_an_earlier_call = tmp_path / "incident" / "log" / "events.out.tfevents.1"

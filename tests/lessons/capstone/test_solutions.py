@@ -12,6 +12,7 @@ from verdicts import accepted
 SOLUTIONS = pytest.mark.parametrize("solution", [capstone_by_hand, capstone_sparing], ids=["by hand", "sparing"])
 
 
+@pytest.mark.slow
 @SOLUTIONS
 def test_dataset_diagnosis_and_report(solution):
     accepted(check.dataset(solution.open_part))

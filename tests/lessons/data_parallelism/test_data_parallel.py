@@ -402,6 +402,7 @@ def found(request: pytest.FixtureRequest) -> list[dict]:
     return run_ranks(measure, world_size=request.param)
 
 
+@pytest.mark.slow
 def test_every_step_equals_one_process(found: list[dict]) -> None:
     for rank in found:
         assert len(rank["steps"]) == 4

@@ -284,6 +284,7 @@ def test_the_ring_has_as_many_steps_as_its_ranks_need() -> None:
     assert "Step 2 of 2" in picture.value
 
 
+@pytest.mark.slow
 def test_every_recipe_and_output_can_be_drawn() -> None:
     for recipe, output in itertools.product(RECIPES, OUTPUTS_MB):
         assert title(draw_zero(1, 8, 80, recipe))

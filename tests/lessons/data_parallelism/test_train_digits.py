@@ -12,6 +12,7 @@ from torchcourse.lessons.data_parallelism import train_digits
 from torchcourse.ranks import run_ranks
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_ends_with_the_weights_of_one_process():
     (alone,) = run_ranks(train_digits.train, 5, world_size=1)
     for world_size in (2, 3):

@@ -34,6 +34,7 @@ def profile():
     return profile
 
 
+@pytest.mark.slow
 def test_each_stage_has_its_time(profile):
     assert list(profile.load) == ["fetch", "decode", "collate"]
     assert profile.load["fetch"] >= 4
@@ -43,6 +44,7 @@ def test_each_stage_has_its_time(profile):
     assert (profile.workers, profile.bytes) == (0, 4 * 5 * 4)
 
 
+@pytest.mark.slow
 def test_workers_and_whole_batches_can_be_profiled():
     profile = profile_loader(DataLoader(Sleepy(), 4, num_workers=1), lambda batch: time.sleep(0.005), batches=4)
     assert profile.workers == 1

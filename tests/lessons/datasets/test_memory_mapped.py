@@ -25,6 +25,7 @@ def read_both_ways(path):
     return total, loaded, enforced, len(np.load(path))
 
 
+@pytest.mark.slow
 def test_rows_are_read_under_a_limit_that_the_array_does_not_fit(tmp_path):
     path = tmp_path / "big.npy"
     write_rows(path, 64, (np.full((8, MB // 4), part, dtype=np.float32) for part in range(8)))

@@ -84,6 +84,7 @@ def test_an_open_misconception_comes_first_and_in_other_words() -> None:
     assert checked == 12
 
 
+@pytest.mark.slow
 def test_two_finals_share_no_wording() -> None:
     seen: set[tuple[str, str]] = set()
     for _try in range(4):

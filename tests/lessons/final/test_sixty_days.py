@@ -112,6 +112,7 @@ def written(course: Course) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_no_day_is_too_full_and_nothing_waits_for_long(course: Course) -> None:
     assert len(course.loads) >= 35
     assert max(course.loads.values()) <= PER_DAY
@@ -148,6 +149,7 @@ def test_relapses_are_told_from_what_is_known(course: Course, written: list[str]
     assert right < once, "somebody who forgets has been right before"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("written")
 def test_every_page_can_be_made() -> None:
     assert "no longer in the course; your answers to it are kept" in review().lines[0]

@@ -233,6 +233,7 @@ def restore_by_hand(run, state):
     torch.random.set_rng_state(state["rng"])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_exactly_is_accepted():
     accepted(check.resume((capture, restore)))
     accepted(check.resume((capture_by_hand, restore_by_hand)))
@@ -326,6 +327,7 @@ def by_forked_stream(image, seed, epoch, index):
         return image + 0.1 * torch.randn_like(image)
 
 
+@pytest.mark.slow
 def test_noise_that_depends_on_three_numbers_alone_is_accepted():
     accepted(check.noisy_image(by_own_generator))
     accepted(check.noisy_image(by_forked_stream))

@@ -349,6 +349,7 @@ def test_log_epoch_refuses(learner, symptom):
     refused(check.log_epoch(learner), symptom)
 
 
+@pytest.mark.slow
 def test_log_epoch_names_a_collective_that_one_rank_calls_alone(monkeypatch):
     monkeypatch.setattr(check, "TIME_LIMIT", 1.0)
     refused(check.log_epoch(alone_in_the_if), "hang")

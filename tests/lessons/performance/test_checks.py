@@ -414,6 +414,7 @@ def weights_by_name(model, optimizer, batches, held_out):
     return report | {"weights": {name: value.detach().clone() for name, value in model.state_dict().items()}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [quick, losses_at_the_end, by_index, in_tens, weights_by_name])
 def test_right_and_fast_loops(answer):
     accepted(check.quick_loop(answer))

@@ -113,6 +113,7 @@ def by_condition(x, limit):
     return torch.cond(largest > limit, lambda x: torch.relu(x * (limit / largest)), torch.relu, (x,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [by_condition, lambda x, limit: limited(x.clone(), limit).clone()])
 def test_right_functions_of_one_graph(answer):
     accepted(check.one_graph(answer))
@@ -244,6 +245,7 @@ def test_a_loop_leaves_no_damage(answer, symptom):
     refused(check.quick_loop(answer), symptom)
 
 
+@pytest.mark.slow
 def test_a_forward_pass_counts_however_it_is_called():
     def calls_forward(model, *given):
         passed, model.__class__.__call__ = model.__class__.__call__, lambda self, x: self.forward(x)

@@ -117,6 +117,7 @@ def test_operations_and_bytes_of_layers():
     assert model.training
 
 
+@pytest.mark.slow
 def test_graphs_are_counted_and_breaks_explained():
     def branching(x):
         y = x + 1

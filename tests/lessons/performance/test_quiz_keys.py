@@ -122,12 +122,14 @@ def graphs_of(*lines: str, **options: bool) -> int:
     return len(graphs)
 
 
+@pytest.mark.slow
 def test_which_lines_end_the_graph():
     choices = asked("where-the-graph-ends").choices
     ends = [graphs_of(choice.text.en.strip("`")) > 1 for choice in choices]
     assert "".join(letter for letter, yes in zip("ABCDE", ends, strict=True) if yes) == key("where-the-graph-ends")
 
 
+@pytest.mark.slow
 def test_what_makes_it_one_graph():
     broken = keys.program("one-graph-instead-of-two").splitlines()
     with_item, mended, _ = (choice.text.en.split("`")[1] for choice in asked("one-graph-instead-of-two").choices)

@@ -440,6 +440,7 @@ def every_image_in_every_rank(images):
     return total.item() / len(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "right",
     [

@@ -72,6 +72,7 @@ def test_the_next_step_follows_what_was_done_last(course):
     assert place(course, [predicted, *passed.values(), question(0), question(1, right=False)]) is None
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_due_what_is_open_and_how_long_it_takes(course):
     slug = next(iter(bank.lesson(LESSON).misconceptions))
     wrong = question(0, right=False, day=3, misconceptions=[slug])

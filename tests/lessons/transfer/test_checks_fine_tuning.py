@@ -330,6 +330,7 @@ def a_group_each(model, body_rate, head_rate):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

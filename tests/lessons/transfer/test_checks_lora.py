@@ -441,6 +441,7 @@ def by_hand_in_stages(model, stages, train_stage):
         train_stage(ByHand(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [wrapped_anew, unused_found, by_hand_in_stages])
 def test_right_stages(answer):
     accepted(check.unfreeze_in_stages(answer))

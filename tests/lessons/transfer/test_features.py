@@ -83,6 +83,7 @@ def test_other_features_and_broken_files_are_replaced(images, tmp_path):
     torch.testing.assert_close(cached(path, body, images[:50]), extract(body, images[:50]))
 
 
+@pytest.mark.slow
 def test_the_gap_tells_a_wrong_scaling(images):
     pixels = images * MNIST_STD + MNIST_MEAN
     right = norm_gap(mnist_cnn(), images)

@@ -44,6 +44,7 @@ def test_choices_are_balanced_nested_and_seeded():
             pick(labels, many, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_gives_about_what_the_table_says(method):
     random = torch.get_rng_state()
@@ -71,6 +72,7 @@ def test_the_table_is_whole_and_says_who_made_it():
         assert table.tuning[method].shape == (len(TUNED_AT), len(recipes), len(TUNING_SEEDS))
 
 
+@pytest.mark.slow
 def test_methods_with_rates_are_tuned_alike_and_on_images_that_test_nothing():
     assert len({len(recipes) for recipes in RECIPES.values()}) == 1
     assert not set(TUNING_SEEDS) & set(range(max(SEEDS.values())))

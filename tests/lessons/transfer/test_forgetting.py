@@ -53,6 +53,7 @@ def learned(reader, known):
     return models
 
 
+@pytest.mark.slow
 def test_the_reader_reads_mnist_and_not_what_it_never_saw(reader, known):
     rights = {name: accuracy(reader, *task.test.tensors) for name, task in known.items()}
     assert rights["MNIST"] > 0.95
@@ -70,6 +71,7 @@ def test_all_ways_learn_and_old_images_keep_the_old_task(learned, known):
     assert old["rehearsal"] > 0.88
 
 
+@pytest.mark.slow
 def test_the_table_says_about_what_training_gives(learned, known):
     table = results()
     assert list(table) == list(WAYS)
@@ -94,6 +96,7 @@ def test_an_adapter_that_is_switched_off_forgets_nothing(learned, reader, known)
     assert trainable_bytes(model) < trainable_bytes(mnist_reader()) / 5
 
 
+@pytest.mark.slow
 def test_a_knob_trades_the_new_task_against_the_old_one(learned, reader, known):
     new, old = known["small digits"].train, known["MNIST"]
     held = learn(reader, new, "EWC", old.train, epochs=1, knob=1e6)
@@ -109,6 +112,7 @@ def test_a_head_alone_leaves_the_body(learned, reader):
     assert all(torch.equal(tensor, body[name]) for name, tensor in learned["head only"].body.state_dict().items())
 
 
+@pytest.mark.slow
 def test_statistics_move_only_where_they_may(reader, known):
     new = known["small digits"].train
     for keep in (True, False):
@@ -168,6 +172,7 @@ def test_a_blend_lies_between(reader, learned):
         blend(small_cnn(), small_cnn(width=8), 0.5)
 
 
+@pytest.mark.slow
 def test_learning_depends_on_the_seed_alone(reader, known):
     new = TensorDataset(*(tensor[:400] for tensor in known["small digits"].train.tensors))
     one, again, other = (learn(reader, new, "LoRA", seed=seed, epochs=1).state_dict() for seed in (1, 1, 2))

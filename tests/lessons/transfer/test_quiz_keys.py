@@ -191,6 +191,7 @@ def test_which_method_is_within_the_margin_and_cheap():
         assert name == best or table[best][0] - row[0] == pytest.approx(row[1])
 
 
+@pytest.mark.slow
 def test_a_head_that_is_stopped_looks_like_features_that_stop():
     (_, counts), (_, frozen), (_, nearest) = rows("features-that-stop")
     measured = few_labels.results().accuracy

@@ -17,6 +17,7 @@ CATCH = "        except OSError:  # the scanner sometimes leaves an unreadable f
 OPENED = "            images.append(torch.tensor(asarray(Image.open(path))) / 255)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -35,6 +36,7 @@ def test_idle_since_tuesday_accepts(changes):
     accepted(repair(SCANS, *broken(SCANS, *changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -224,6 +226,7 @@ def test_good_only_in_crowds_accepts(changes):
     accepted(repair(READER, *broken(READER, *changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 4])  # of the check that is seen, and of hidden tests
 @pytest.mark.parametrize("layer", ["BatchNorm1d(784)", "BatchNorm1d(784, affine=False)"])
 def test_good_only_in_crowds_accepts_batch_norm_for_each_scanner(layer, seed):

@@ -169,12 +169,14 @@ def accumulated_epoch(model, loader, optimizer, accumulate):
 """
 
 
+@pytest.mark.slow
 def test_big_batch_diverges_asks_for_the_memory_of_a_small_batch():
     for text in (GRAPHS_KEPT, JOINED_AGAIN):
         refused(repair("big_batch_diverges", *parts("big_batch_diverges", text)), "no_memory_saved")
     accepted(repair("big_batch_diverges", *parts("big_batch_diverges", OWN_SUMS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

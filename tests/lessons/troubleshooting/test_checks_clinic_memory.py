@@ -232,10 +232,12 @@ LAST_FEW = counted(
 )
 
 
+@pytest.mark.slow
 def test_sawtooth_accepts_what_keeps_the_last_few_batches():
     accepted(repair("sawtooth", *parts("sawtooth", LAST_FEW)))
 
 
+@pytest.mark.slow
 def test_sawtooth_lends_a_loader_that_can_be_asked_for_its_batch_size():
     skips = (
         "        images = images.flatten(1)\n",
@@ -244,10 +246,12 @@ def test_sawtooth_lends_a_loader_that_can_be_asked_for_its_batch_size():
     refused(repair("sawtooth", *parts("sawtooth", ONLY_SUMS.replace(skips[0], skips[1] + skips[0]))), "steps")
 
 
+@pytest.mark.slow
 def test_sawtooth_accepts_a_number_for_each_sample():
     accepted(repair("sawtooth", *parts("sawtooth", PER_SAMPLE)))
 
 
+@pytest.mark.slow
 def test_sawtooth_accepts():
     accepted(repair("sawtooth", *parts("sawtooth", ONLY_SUMS)))
     numbers = ONLY_SUMS.replace("(total[0] / total[2]).item()", "total[0] / total[2]")

@@ -19,6 +19,7 @@ SET = f"        sampler.set_epoch({EPOCH})"
 BATCHES = "        for images, labels in loader:\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,6 +120,7 @@ LEAVES = """\
 STOP = "        if stale == patience:\n            break\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -143,6 +145,7 @@ def test_closed_connection_accepts(changes):
     accepted(repair(STALE, *broken(STALE, *changes)))
 
 
+@pytest.mark.slow
 def test_closed_connection_asks_two_and_three_ranks_for_different_patience():
     for seed in (0, 7, 12):  # or a patience that is written down would be right in the notebook
         assert {closed_connection._disagreement(ranks, seed)[2] for ranks in (2, 3)} == {1, 3}
@@ -161,6 +164,7 @@ def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count,
     assert symptom is None or refusal.value.symptom == symptom
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [

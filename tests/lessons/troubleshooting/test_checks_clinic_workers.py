@@ -74,6 +74,7 @@ COLLATE = (
 TRY = "        try:\n    " + GET + "        except ValueError:\n            "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -96,6 +97,7 @@ def test_details_are_lost_accepts(changes):
     accepted(repair(RECORDS, *broken(RECORDS, *changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -208,6 +210,7 @@ def by_worker(what):
     return [BY_WORKER[0], (BY_WORKER[1][0], BY_WORKER[1][1].format(what))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -228,6 +231,7 @@ def test_augmentation_adds_nothing_accepts(changes):
     accepted(repair(JITTER, *broken(JITTER, *changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -271,6 +275,7 @@ def test_augmentation_adds_nothing_refuses(changes, symptom):
     refused(repair(JITTER, *broken(JITTER, *changes)), symptom)
 
 
+@pytest.mark.slow
 def test_augmentation_adds_nothing_says_that_the_labels_are_different_ones():
     scaled = [(DRAW, FROM_TORCH), ("self.labels[index],", "0 * index,")]
     checked = repair(JITTER, *broken(JITTER, *scaled))

@@ -135,6 +135,7 @@ def test_the_floor_of_the_picture_is_what_the_loss_comes_to():
     assert softmax_twice.losses(10, wrong, twice=False)[1] > 100 * softmax_twice.losses(10, wrong, twice=True)[1]
 
 
+@pytest.mark.slow
 def test_the_picture_follows_its_sliders():
     box = softmax_twice_picture.explore_floor()
     classes, _, picture = box.children

@@ -12,6 +12,7 @@ LOSS, MEGABYTES = r"loss ([\d.]+)", r"([\d.]+) MB"
 Numbers = list[float]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slug", "pattern", "ill", "healthy"),
     [

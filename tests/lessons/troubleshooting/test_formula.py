@@ -46,6 +46,7 @@ def test_activations_are_right_to_the_byte(model, shape):
     assert step_bytes(model, shape).activations + SCALARS == after_forward(model, shape)["activations"]
 
 
+@pytest.mark.slow
 def test_resnet50_too():
     with fake_tensors():
         measured = after_forward(resnet50(), (64, 3, 224, 224))["activations"]
@@ -60,6 +61,7 @@ def test_states_follow_from_the_parameters_that_are_trained():
     assert size.optimizer == 2 * size.gradients == 2 * 4 * 105
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "tolerance"), [(1, 0.01), (2000, 0.25)], ids=["optimizer", "activations"])
 def test_the_peak_is_near_the_measured_one(batch, tolerance):
     model, x, y = mlp(64, *[512] * 10, 10), torch.randn(batch, 64), torch.zeros(batch, dtype=torch.long)

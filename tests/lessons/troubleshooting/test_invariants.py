@@ -102,6 +102,7 @@ def test_nine_in_ten_bugs_are_caught_in_20_steps_on_tasks_that_the_rules_were_no
     assert len(missed) <= 0.1 * count, missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.alarms])
 def test_each_bug_is_caught_by_its_own_alarm_on_the_tasks_of_the_course(name):
     for task in TASKS.values():

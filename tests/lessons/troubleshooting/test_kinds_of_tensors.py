@@ -132,6 +132,7 @@ def test_no_kind_of_tensor_ends_a_healthy_run(watch, kind):
     watch(*parts(kind))
 
 
+@pytest.mark.slow
 def test_a_search_for_leaks_meets_every_kind_of_tensor_and_accuses_none():
     steps = [parts(kind)[-1] for kind in KINDS]
     assert find_leaks(lambda: [step() for step in steps], steps=5).leaks == []
@@ -183,12 +184,14 @@ def test_a_nan_in_any_kind_of_tensor_is_found_in_the_layer_that_gives_it_out(kin
     assert (found.phase, found.layer) == ("forward", "1")
 
 
+@pytest.mark.slow
 def test_a_leak_of_sparse_tensors_is_found_with_its_holder():
     kept = []
     report = find_leaks(lambda: kept.append(torch.eye(20).to_sparse()), steps=5)
     assert [(leak.bytes_a_step, "`kept`" in leak.holder) for leak in report.leaks] == [(400, True)]
 
 
+@pytest.mark.slow
 def test_an_encoders_fast_path_is_evaluated_under_every_watcher():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.TransformerEncoder(layer, 1).eval()

@@ -53,6 +53,7 @@ def only(report):
     return report.leaks[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_a_healthy_loop_has_no_leak_though_it_keeps_floats_and_the_last_output(optimizer):
     kept = {"losses": []}
@@ -67,6 +68,7 @@ def test_a_healthy_loop_has_no_leak_though_it_keeps_floats_and_the_last_output(o
     assert "do not grow" in str(report)
 
 
+@pytest.mark.slow
 def test_a_list_of_outputs_is_named_with_the_line_that_appends():
     outputs = []
     leak = only(find_leaks(trainer(network(), lambda out, loss: outputs.append(out)), steps=6))
@@ -84,6 +86,7 @@ class Recorder:
         self.history[len(self.history)] = out.softmax(1)
 
 
+@pytest.mark.slow
 def test_an_attribute_is_named_with_its_class():
     recorder = Recorder()
     leak = only(find_leaks(trainer(network(), recorder.log), steps=6))
@@ -91,6 +94,7 @@ def test_an_attribute_is_named_with_its_class():
     assert leak.line.text == "self.history[len(self.history)] = out.softmax(1)"
 
 
+@pytest.mark.slow
 def test_a_hook_that_keeps_outputs_in_its_closure_is_named():
     model, kept = network(), []
 
@@ -104,6 +108,7 @@ def test_a_hook_that_keeps_outputs_in_its_closure_is_named():
     assert leak.line.text == "kept.append(output.detach())"
 
 
+@pytest.mark.slow
 def test_a_hook_whose_list_nobody_else_has_is_found_through_the_module():
     model = network()
 
@@ -121,6 +126,7 @@ def test_a_hook_whose_list_nobody_else_has_is_found_through_the_module():
     assert leak.line.text == "kept.append(output.detach())"
 
 
+@pytest.mark.slow
 def test_a_kept_exception_is_named_with_the_variable_in_its_frame():
     model, errors = network(), []
 
@@ -138,6 +144,7 @@ def test_a_kept_exception_is_named_with_the_variable_in_its_frame():
     assert leak.line.text == "errors.append(error)"
 
 
+@pytest.mark.slow
 def test_what_failed_in_the_operation_itself_is_not_kept_by_the_watch():
     errors, model = [], network()
 
@@ -183,6 +190,7 @@ def step_with_a_list_of_its_own(keeps):
     return {"an exception": fails, "a generator": begins}[keeps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps", ["an exception", "a generator"])
 def test_a_frame_that_is_kept_is_no_holder_but_the_list_that_keeps_it(keeps):
     leak = only(find_leaks(step_with_a_list_of_its_own(keeps), steps=6))
@@ -191,6 +199,7 @@ def test_a_frame_that_is_kept_is_no_holder_but_the_list_that_keeps_it(keeps):
     assert leak.line.text.startswith("kept.append(")
 
 
+@pytest.mark.slow
 def test_a_running_loss_without_backward_keeps_the_activations_through_its_graph():
     model, total = network(), [torch.zeros(())]
 
@@ -204,6 +213,7 @@ def test_a_running_loss_without_backward_keeps_the_activations_through_its_graph
     assert leak.line.text == "total[0] = total[0] + loss"
 
 
+@pytest.mark.slow
 def test_a_running_loss_after_backward_keeps_nodes_and_no_memory_of_tensors():
     class Log:
         total = 0.0
@@ -219,6 +229,7 @@ def test_a_running_loss_after_backward_keeps_nodes_and_no_memory_of_tensors():
     assert leak.line.text == "log.total = log.total + loss"
 
 
+@pytest.mark.slow
 def test_a_tensor_from_before_that_is_added_to_in_place_is_found_too():
     model, total = network(), torch.zeros(())
 
@@ -231,6 +242,7 @@ def test_a_tensor_from_before_that_is_added_to_in_place_is_found_too():
     assert "`total`" in leak.holder
 
 
+@pytest.mark.slow
 def test_two_leaks_are_told_apart_the_larger_first():
     small, large = [], []
 
@@ -243,6 +255,7 @@ def test_two_leaks_are_told_apart_the_larger_first():
     assert report.leaks[0].bytes_a_step == 40 * report.leaks[1].bytes_a_step * 4
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_is_watched_and_its_local_list_found():
     predictions = []
     step = trainer(network())
@@ -256,6 +269,7 @@ def test_a_loop_of_ones_own_is_watched_and_its_local_list_found():
     assert leak.bytes_a_step == 32 * 8
 
 
+@pytest.mark.slow
 def test_reference_cycles_are_told_from_leaks():
     class Node:
         itself: "Node"
@@ -275,6 +289,7 @@ def test_reference_cycles_are_told_from_leaks():
     assert "reference cycles" in str(report)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_made_yet_somewhere_in_the_process_is_no_obstacle():
     waiting = nn.LazyLinear(3)  # its parameters have no memory, and asking for it raises
     outputs = []
@@ -315,6 +330,7 @@ def from_a_thread(kept):
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [deep_copies, from_a_list, from_numpy, from_a_file, from_bytes, from_a_thread])
 def test_what_no_operation_makes_leaks_too(make):
     kept = []
@@ -327,6 +343,7 @@ def test_what_no_operation_makes_leaks_too(make):
         assert "kept.append" in leak.line.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["array", "objects", "storage"])
 def test_memory_that_grows_in_no_tensor_is_named(kind):
     makers = {
@@ -341,6 +358,7 @@ def test_memory_that_grows_in_no_tensor_is_named(kind):
     assert "in no tensor that I can see" in str(report)
 
 
+@pytest.mark.slow
 def test_memory_that_comes_and_goes_is_not_named():
     batches, step = itertools.cycle([20, 60, 40]), trainer(network())
 
@@ -362,6 +380,7 @@ def old_graph(length=150):
     return total
 
 
+@pytest.mark.slow
 def test_the_graph_that_grows_is_accused_and_not_the_largest():
     average, old_total = {"loss": 0.0}, old_graph()
 
@@ -394,6 +413,7 @@ def test_two_growing_graphs_and_a_list_have_three_holders_the_list_first():
     assert {leak.line.text.partition(" ")[0] for leak in report.leaks[1:]} == {'sums["loss"]', "log.total"}
 
 
+@pytest.mark.slow
 def test_what_is_computed_from_a_running_value_in_each_step_is_not_its_holder():
     state = types.SimpleNamespace(running=0.0, mean=0.0)
 
@@ -405,6 +425,7 @@ def test_what_is_computed_from_a_running_value_in_each_step_is_not_its_holder():
     assert leak.line.text == "state.running = state.running + loss"
 
 
+@pytest.mark.slow
 def test_a_large_graph_that_each_step_makes_anew_or_builds_upon_is_no_leak():
     state, constant = {}, old_graph(50)
 
@@ -414,6 +435,7 @@ def test_a_large_graph_that_each_step_makes_anew_or_builds_upon_is_no_leak():
     assert find_leaks(step, steps=6).leaks == []
 
 
+@pytest.mark.slow
 def test_a_cycle_through_a_function_of_ones_own_accuses_no_graph():
     old_total = old_graph(50)
 
@@ -438,6 +460,7 @@ def test_a_cycle_through_a_function_of_ones_own_accuses_no_graph():
     assert report.bytes_in_cycles > 0
 
 
+@pytest.mark.slow
 def test_batches_of_many_lengths_and_one_line_that_fills_two_lists():
     lengths, short, long = itertools.count(10), [], []
 

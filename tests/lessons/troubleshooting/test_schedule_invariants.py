@@ -41,6 +41,7 @@ def names(
     return [alarm.name for alarm in probe.alarms()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "alarms"), [(20, ["schedule_anew"]), (5, []), (6, [])])
 def test_a_schedule_is_not_left_before_its_end(length: int, alarms: list[str]) -> None:
     model = dense()

@@ -83,6 +83,7 @@ def step(model, x, y, optimizer):
     optimizer.zero_grad()
 
 
+@pytest.mark.slow
 def test_fake_tensors_count_like_real_ones():
     peaks = []
     for fake in (False, True):
@@ -123,6 +124,7 @@ def test_a_step_of_resnet50_with_64_images(resnet_device):
     assert kinds["optimizer"] == pytest.approx(2 * kinds["parameters"], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_128_images_are_too_many_for_8_gib():
     with fake_tensors(), SimulatedDevice("8 GiB") as device:
         model = resnet50()

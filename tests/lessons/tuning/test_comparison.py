@@ -22,6 +22,7 @@ def scores():
     return compare(METHODS, BUDGETS, range(40))
 
 
+@pytest.mark.slow
 def test_asha_beats_random_search_at_the_small_budget_and_is_level_at_the_large(scores):
     small, large = (paired(scores["ASHA"][row], scores["random"][row]) for row in range(2))
     assert small.low > 0
@@ -29,6 +30,7 @@ def test_asha_beats_random_search_at_the_small_budget_and_is_level_at_the_large(
     assert large.within(0.5)
 
 
+@pytest.mark.slow
 def test_the_grid_leads_only_where_there_are_too_few_trials_to_spread_them_by_luck():
     names, budgets = ("grid", "random", "evenly drawn"), (27, 270)
     many = compare({name: METHODS[name] for name in names}, budgets, range(400))

@@ -208,6 +208,7 @@ def test_the_table_says_what_the_question_prints():
     assert key("adamw-over-the-whole-space") == "B"
 
 
+@pytest.mark.slow
 def test_what_is_in_the_file_of_a_killed_search(tmp_path):
     url = f"sqlite:///{tmp_path / 'digits.db'}"
     killed = optuna.create_study(study_name="digits", storage=url)

@@ -115,6 +115,7 @@ def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
         assert last.params.items() >= trial.params.items(), last.state
 
 
+@pytest.mark.slow
 def test_a_trial_killed_before_its_first_sign_of_life_is_run_again(tmp_path, monkeypatch):
     study = open_study(f"sqlite:///{tmp_path}/study.db", SPACE)
     monkeypatch.setattr(_database, "GRACE", 0)
@@ -141,6 +142,7 @@ def test_two_workers_share_a_study_and_run_nothing_twice(tmp_path):
     assert {trial.user_attrs["worker"] for trial in done} == {0, 1}
 
 
+@pytest.mark.slow
 def test_ctrl_c_has_the_trial_run_again(tmp_path):
     study = open_study(f"sqlite:///{tmp_path}/study.db", SPACE)
 
@@ -217,6 +219,7 @@ def test_trials_that_fall_apart_end_no_study_and_are_shown(tmp_path, capsys):
     assert sum(line.get_marker() == "x" for line in draw_history(study).axes[0].lines) == len(failed)
 
 
+@pytest.mark.slow
 def test_a_locked_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "LOCK_SECONDS", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
@@ -263,6 +266,7 @@ def test_foreign_files_are_left_alone(tmp_path):
         open_study(f"sqlite:///{tmp_path}/no/such/folder.db", SPACE)
 
 
+@pytest.mark.slow
 def test_another_space_or_direction_is_refused(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     run(open_study(url, SPACE), planted, 2)
@@ -346,6 +350,7 @@ def test_a_study_that_open_study_did_not_open_is_refused():
         run(optuna.create_study(), one, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "plain"),
     [

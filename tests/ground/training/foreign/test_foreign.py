@@ -286,6 +286,7 @@ def four_ranks(tmp_path_factory):
     return folder, weights, moments
 
 
+@pytest.mark.slow
 def test_the_shares_of_four_ranks_gather_into_one_file_in_one_process(four_ranks, tmp_path, capsys):
     folder, weights, moments = four_ranks
     assert len(list(folder.glob("*.distcp"))) == 4
@@ -341,6 +342,7 @@ def lightning(tmp_path_factory):
     return path, model
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_with_its_optimizer(lightning, capsys):
     path, trained_there = lightning
     model = new()

@@ -301,6 +301,7 @@ def test_an_optimizer_gets_no_state_that_lacks_what_it_keeps(tmp_path, kind):
     assert values(ours, optimizer) == before
 
 
+@pytest.mark.slow
 def test_a_bit_that_changed_in_the_head_of_an_old_file_ends_in_one_sentence(tmp_path):
     chance, path, model = random.Random(1), tmp_path / "old.pth", nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)

@@ -185,6 +185,7 @@ def softmax_before_the_loss(ddp, optimizer, batches):
     handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [accumulate, accumulate_in_two_parts, averaged_by_hand, averaged_in_one_row, looked_at_besides, losses_listed],

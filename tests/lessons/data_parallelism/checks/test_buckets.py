@@ -311,6 +311,7 @@ def test_weights_that_are_no_numbers_are_not_said_to_be_changed():
     refused(check.average_bucket(nothing_for_none), "missing_gradient")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [averaged, averaged_by_avg, averaged_by_the_package])
 def test_average_bucket_accepts(answer):
     accepted(check.average_bucket(answer))

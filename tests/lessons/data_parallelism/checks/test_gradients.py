@@ -286,6 +286,7 @@ def weighted_after_gathering(model, samples):
         dist.all_reduce(parameter.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [weighted_by_the_sum, weighted_after_gathering])
 def test_average_uneven_accepts(answer):
     accepted(check.average_uneven(answer))

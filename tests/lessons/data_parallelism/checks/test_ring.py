@@ -177,6 +177,7 @@ def own_chunk_again(tensor):
         chunk.add_(arrived)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [ring_of_a_list, ring, collectives.ring_all_reduce, ring_to_the_left, ring_of_padded_chunks]
 )
@@ -216,6 +217,7 @@ def test_ring_all_reduce_refuses(answer, symptom):
     refused(check.ring_all_reduce(answer), symptom)
 
 
+@pytest.mark.slow
 def test_a_ring_without_a_second_half_is_not_asked_what_happens_there():
     assert "a different chunk in each step" in check.ring_all_reduce(own_chunk_again).message
     assert "in the second half" in check.ring_all_reduce(lambda tensor: ring(tensor, adds=True)).message

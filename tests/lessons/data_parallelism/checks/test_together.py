@@ -70,6 +70,7 @@ def trained_in_uneven_parts(model, batches, lr):
             parameter.data -= lr * parameter.grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

@@ -61,6 +61,7 @@ def last_batch_first(ddp, optimizer, loss_of, batches):
     return joined(ddp, optimizer, loss_of, batches[::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "learner", [joined, zeros_by_hand, mean_of_the_active, dummy_counted_0_times, last_batch_first]
 )

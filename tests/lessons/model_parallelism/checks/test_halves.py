@@ -175,6 +175,7 @@ def back_twice(stage, x, y, between):
     border.backward(gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
 def test_split_step_accepts(answer):
     accepted(check.split_step(answer))
@@ -220,6 +221,7 @@ def test_a_gradient_that_was_cleared_is_not_said_to_be_one_that_never_came():
     assert "has not been gone through" not in verdict.message
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_first_call_is_asked_for_where_the_second_is_wrong():
     assert "What of the first call is still there" in check.split_step(into_between).message
 
@@ -396,11 +398,13 @@ def same_input(stage, inputs, between):
     one_ahead(stage, [inputs[0]] * len(inputs), between)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [one_ahead, by_a_held_border, all_forwards_without_waiting])
 def test_repaired_step_accepts(loop):
     accepted(check.repaired_step(repaired(loop)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loop", "symptom"),
     [
@@ -454,6 +458,7 @@ def test_a_send_that_was_only_begun_is_told_where_ranks_hang():
     assert "`isend`" not in check.repaired_step(repaired(colleagues)).message
 
 
+@pytest.mark.slow
 def test_repaired_step_leaves_rank_1_as_it_is():
     refused(check.repaired_step(fetches_late), "fetches_late")
 

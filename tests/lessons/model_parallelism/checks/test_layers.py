@@ -112,6 +112,7 @@ def column_that_cuts_the_layer(x, linear):
     return linear(Function.apply(x, same, total))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [column, column_by_the_package, column_written_out, column_by_a_functional_collective]
 )

@@ -49,6 +49,7 @@ def test_my_layout_refuses(layout, symptom):
     refused(check.my_layout(layout), symptom)
 
 
+@pytest.mark.slow
 def test_a_slow_layout_is_told_the_part_that_it_loses_in():
     for layout, part in (
         (Layout(512, tensor=8, pipeline=8), "compute"),  # micro-batches of one sequence
@@ -148,6 +149,7 @@ def test_the_exercise_says_how_much_time_a_repaired_plan_may_take():
 # both
 
 
+@pytest.mark.slow
 def test_a_plan_in_the_place_of_its_layout_is_told_where_that_is():
     best = fastest(*check.TASK)
     for verdict in (check.my_layout(best), check.repaired(lambda *case: best)):

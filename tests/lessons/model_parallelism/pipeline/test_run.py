@@ -60,6 +60,7 @@ def compared(schedule, steps=1):
     return off, max(differences).item(), pipeline.record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "micro_batches"), [(2, 4), (4, 4), (1, 2)])
 def test_loss_and_gradients_are_those_of_the_unsplit_model(ranks, micro_batches):
     for name, generator in SCHEDULES.items():
@@ -77,6 +78,7 @@ def test_gradients_add_up_over_steps():
         assert max(gradients for _, gradients, _ in run_ranks(compared, schedule, 2, world_size=2)) < 1e-13
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_those_of_torchs_pipelining():
     for loss_off, gradients_off in run_ranks(compared_with_torch, world_size=2):
         assert loss_off < 1e-13
@@ -140,6 +142,7 @@ def test_a_rank_holds_the_bytes_that_the_simulation_says():
         assert peaks["GPipe"][rank] / peaks["1F1B"][rank] == pytest.approx(6 / line.peak(rank), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_measured_bubble_is_the_simulated_one(name):
     """The best of six, of longer and longer passes: a rank that wakes late says nothing about the schedule."""

@@ -58,6 +58,7 @@ def test_what_cannot_be_drawn_is_told_in_place_of_the_picture():
     assert "Take a multiple of 4" in image.value
 
 
+@pytest.mark.slow
 def test_every_slider_changes_the_picture_and_all_schedules_draw():
     picture = schedule_picture()
     *controls, image = picture.children

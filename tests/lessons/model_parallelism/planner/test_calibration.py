@@ -31,6 +31,7 @@ def memory_mistakes() -> tuple[int, float]:
     return sum(row.refused + row.accepted for row in rows), max(errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values"),
     [

@@ -282,6 +282,7 @@ def test_a_layout_that_does_not_fit_is_one_sentence(layout: dict, sentence: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_level_layouts_are_all_named_the_fastest_first() -> None:
     alike = planner.level(GPT3, dgx_a100(64), 512, tensor=8)
     assert alike[0] == planner.fastest(GPT3, dgx_a100(64), 512, tensor=8)
@@ -414,6 +415,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 # Search
 
 
+@pytest.mark.slow
 def test_the_example_at_the_top_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """The indented lines of the package's docstring."""
     lines = [line.strip() for line in planner.__doc__.splitlines() if line.startswith("    ")]
@@ -423,6 +425,7 @@ def test_the_example_at_the_top_runs(capsys: pytest.CaptureFixture[str]) -> None
     assert names["best"].fits
 
 
+@pytest.mark.slow
 def test_the_fastest_is_the_fastest_of_all_that_fit() -> None:
     model = Model("medium", layers=24, width=4096, heads=32)
     best = planner.fastest(model, EIGHT, batch=32)

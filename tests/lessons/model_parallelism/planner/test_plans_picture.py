@@ -53,6 +53,7 @@ def test_bars_are_as_long_as_the_parts() -> None:
         assert named == [name for name, size in parts.items() if size > 0]
 
 
+@pytest.mark.slow
 def test_every_slider_draws_or_says_why_not() -> None:
     picture = planner_picture()
     *controls, shown = picture.children
@@ -68,6 +69,7 @@ def test_every_slider_draws_or_says_why_not() -> None:
     assert "interleaving needs a pipeline" in shown.value
 
 
+@pytest.mark.slow
 def test_accuracy_shows_every_run_and_the_judged_ones_in_the_title() -> None:
     judgements = judge()
     judged = [each for each in judgements if not each.run.calibrates]

@@ -129,6 +129,7 @@ def test_each_rank_has_its_stripe_of_what_is_split(order, split_up):
         assert len(sizes) == 1  # equal shares
 
 
+@pytest.mark.slow
 def test_every_slider_changes_the_picture():
     *controls, image = split_picture().children
     for control, value in zip(controls, (8, ORDERS[1], 256, 65536), strict=True):

@@ -155,6 +155,7 @@ def split_step():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_split_model_has_the_loss_and_the_gradients_of_the_dense_one(ranks):
     whole_block = sum(parameter.numel() for parameter in dense_model()[1].parameters())
@@ -184,6 +185,7 @@ def train(make, steps=5):
     return losses, max(drift(model).values()), set(drift(model))
 
 
+@pytest.mark.slow
 def test_training_goes_as_in_the_dense_model_and_the_copies_stay_alike():
     (alone, *_), *_ = run_ranks(train, nn.Sequential, world_size=1)
     names = {name for name, _ in dense_model().named_parameters()}
@@ -226,6 +228,7 @@ def on_a_mesh():
     return max(off(ours[name], right[name]) for name in right), dist.get_process_group_ranks(tensor)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_of_two_by_two_the_gradients_are_those_of_one_process():
     results = run_ranks(on_a_mesh, world_size=4)
     assert max(difference for difference, _ in results) < EXACT

@@ -49,6 +49,7 @@ def against_the_dense_block(sequence):
     return max(differences), traffic.counts(), traffic.bytes_sent, own_traffic.bytes_sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_dtensor_is_the_dense_block_and_sends_the_same_bytes(ranks):
     for difference, counts, sent, own in run_ranks(against_the_dense_block, False, world_size=ranks):
@@ -57,6 +58,7 @@ def test_dtensor_is_the_dense_block_and_sends_the_same_bytes(ranks):
         assert sent == pytest.approx(own)
 
 
+@pytest.mark.slow
 def test_sequence_parallelism_sends_the_same_bytes_in_other_collectives():
     for difference, counts, sent, own in run_ranks(against_the_dense_block, True, world_size=2):
         assert difference < 1e-12
