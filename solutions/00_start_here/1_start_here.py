@@ -497,7 +497,7 @@ checked
 # <details><summary>Help – I get "the images of short batches are not counted"</summary>
 # The run no longer stops, and the answer is wrong: worse than before. Count every image of the short batch too.
 # </details>
-# <details><summary>Help – I get "each batch added as much as one image should"</summary>
+# <details><summary>Help – I get "each batch added as much as one image"</summary>
 # A batch of 32 images must add 32 means. Which part of the old line did that?
 # </details>
 # <details><summary>Help – I get "times too large, and an image has 784 pixels"</summary>

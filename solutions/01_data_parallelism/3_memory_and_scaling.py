@@ -666,7 +666,7 @@ checked
 # Put N = 1 into the formula above. What is left of each part?
 # </details>
 #
-# <details><summary>Help – I get "How much does a rank really send?"</summary>
+# <details><summary>Help – I get "How large is what travels in one step of a ring?"</summary>
 #
 # Notebook 2, section 2: the ring cuts the tensor into N chunks, and each rank sends one chunk in each of its 2(N−1) steps.
 # </details>

@@ -586,7 +586,7 @@ for _rank, (_norms, _gradient) in enumerate(
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "What of a norm adds up?"</summary>
+# <details><summary>Help – I get "What of a norm adds up over shards and ranks?"</summary>
 #
 # A triangle with the sides 3 and 4 at a right angle has the long side 5, not 7. Squares add up.
 # </details>

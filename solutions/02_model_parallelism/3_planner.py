@@ -214,7 +214,7 @@ for _t, _p, _d, _stage, _m, _again in (
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "the tensor ranks share out each layer", or "your GPU has every layer"</summary>
+# <details><summary>Help – I get "the tensor ranks share out each layer", or "how much of the model has one GPU?"</summary>
 #
 # Draw a rectangle, one row for each layer. The pipeline cuts it between rows, tensor parallelism cuts every row. How large is one piece?
 # </details>
@@ -224,7 +224,7 @@ checked
 # Two GPUs that hold *different* layers have nothing to share. Of 64 GPUs with tensor 8 × pipeline 4, how many hold the same piece of the rectangle?
 # </details>
 #
-# <details><summary>Help – I get "you keep every micro-batch"</summary>
+# <details><summary>Help – I get "How many has the first rank of 1F1B at its worst moment?"</summary>
 #
 # Look at the yellow in notebook 1's picture: how high does it get for rank 0 of 1F1B? And with fewer micro-batches than ranks?
 # </details>

@@ -187,7 +187,7 @@ for (_x, _y), _rate, _loss in zip(_batches, _rates, _losses, strict=True):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "the model has other weights than before it"</summary>
+# <details><summary>Help – I get "of the model are not as they were"</summary>
 #
 # `model.state_dict()` holds the very tensors that the steps change. Keep a copy (`copy.deepcopy`) and load it at the end.
 # </details>

@@ -553,7 +553,7 @@ assert len({tuple(_noise.flatten().tolist()) for _noise in _noises.values()}) ==
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "your function moves PyTorch's own random numbers"</summary>
+# <details><summary>Help – I get "each sample would set them back to the same place"</summary>
 #
 # `torch.manual_seed` sets the one generator that all share. A `torch.Generator()` is yours, and `torch.randn` takes `generator=…`.
 # </details>
@@ -717,7 +717,7 @@ for _wrong in (nn.Sequential(nn.Linear(2, 2)), small_cnn(width=5)):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "you took module. out of the middle of a name"</summary>
+# <details><summary>Help – I get "Did you take “module.” out of the middle of a name?"</summary>
 #
 # `str.replace` looks everywhere. There is a string method for the beginning only.
 # </details>

@@ -427,9 +427,10 @@ checked
 # `submit(collate, [dataset[n] for n in part])` fetches first and submits then: arguments are computed before a call. Put the fetching into a function.
 # </details>
 #
-# <details><summary>Help – I get "What is still under way?"</summary>
+# <details><summary>Help – I get "What is still under way, or left out because it does not fill a batch?"</summary>
 #
-# When the sampler has no more numbers, batches that were started are still waiting. Who hands them over?
+# When the sampler has no more numbers, batches that were started are still waiting, and the last one may be short. Who hands
+# them over?
 # </details>
 
 # %% [markdown]

@@ -362,7 +362,7 @@ checked
 # `model.parameters()` lists attributes of the class `nn.Parameter`. A plain tensor is not one of them.
 # </details>
 #
-# <details><summary>Help – "base.weight would be trained, too"</summary>
+# <details><summary>Help – "It should be `down` and `up`, and nothing else"</summary>
 #
 # A parameter learns if it asks for gradients. Which method of a layer takes that from all its parameters?
 # </details>
