@@ -77,7 +77,6 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[ArrayLike]) -
         FileNotFoundError: if there is no such folder.
         ValueError: if the parts make up a different number of rows, or their rows differ in type or shape, or are
             nothing that `MappedArray` reads.
-        TypeError, RuntimeError: for a tensor that NumPy has no type for, such as bfloat16: `part.float()` has one.
     """
     path, array, done = Path(path), None, 0
     if not is_whole_number(rows) or rows < 0:
@@ -117,7 +116,9 @@ def _part(part: Any) -> np.ndarray:
     """
     if np.ma.isMaskedArray(part):
         raise ValueError("A masked array would lose its mask. Fill it first: part.filled(…).")
-    array = part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+    if isinstance(part, torch.Tensor) and (part.dtype == torch.bfloat16 or part.is_sparse):
+        raise ValueError(f"NumPy's files hold no {part.dtype} and nothing sparse. Convert the part: part.float().")
+    array = part.numpy(force=True) if isinstance(part, torch.Tensor) else np.asarray(part)
     try:
         torch.from_numpy(np.empty(0, dtype=array.dtype.newbyteorder("=")))
         len(array)
