@@ -221,6 +221,7 @@ def zeros_for_none(shards, max_norm):
         (zeros_for_none, "unused_filled"),
         (only_long_ranks_speak, "left_alone"),
         (clipped_twice, "wrong_value"),
+        (by(lambda shards: torch.tensor(torch.inf)), "wrong_value"),  # gradients of zeros
         (by(whole, lambda shards, norm, limit: own_square(shards).sqrt()), "wrong_norm"),
         (by(whole, lambda shards, norm, limit: max(norm, torch.tensor(limit))), "wrong_norm"),
         (by(whole, lambda shards, norm, limit: norm**2), "wrong_norm"),

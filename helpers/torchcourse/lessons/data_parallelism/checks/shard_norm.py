@@ -65,7 +65,7 @@ def _judge_gradients(before: list[Tensors], after: list[Tensors], max_norm: floa
         raise Wrong("nothing_changed", "The gradients are as long as before. Multiply each of them in place.")
     refuse_known(after, _known_factors(before, max_norm), _CLOSE)
     factor = length / whole
-    if same(after, _scaled(before, factor), _CLOSE):
+    if factor and same(after, _scaled(before, factor), _CLOSE):
         raise Wrong(
             "wrong_factor",
             f"All gradients are multiplied by the same factor, {factor:.4f}. Their length is {length:.3f} then, and "
