@@ -132,9 +132,10 @@ def test_adapters_are_saved_apart_and_loaded_whole_or_not_at_all():
 @pytest.mark.parametrize(
     ("scale", "sentence"),
     [
-        (None, r"Only the model has body\.dense\.scale"),
+        (None, r"has no body\.dense\.scale.*alpha / rank"),
         (torch.ones(2), r"body\.dense\.scale is \[1.0, 1.0\] in the file"),
         (torch.tensor(float("nan")), "scale is nan in the file"),
+        (torch.tensor(1j), r"dense\.scale is complex in the file"),
     ],
 )
 def test_a_state_with_another_scale_is_refused_before_anything_is_loaded(scale, sentence):
@@ -144,6 +145,15 @@ def test_a_state_with_another_scale_is_refused_before_anything_is_loaded(scale, 
     if scale is None:
         del state["body.dense.scale"]
     with pytest.raises(ValueError, match=sentence):
+        load_adapters(model, state)
+    assert all(torch.equal(adapter_state(model)[name], t) for name, t in before.items())
+
+
+def test_complex_weights_are_refused_before_anything_is_loaded():
+    model = adapted()
+    before = adapter_state(model)
+    state = {name: t if name.endswith(".scale") else t + 1j for name, t in before.items()}
+    with pytest.raises(ValueError, match="down is complex in the file"):
         load_adapters(model, state)
     assert all(torch.equal(adapter_state(model)[name], t) for name, t in before.items())
 

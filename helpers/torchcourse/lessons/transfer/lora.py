@@ -231,6 +231,9 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         raise ValueError("The state of adapters is a dict of tensors, as adapter_state() gives it.")
     scales = {f"{name}.scale": layer for name, layer in adapted.items()}
     own = {f"{n}.{part}": getattr(layer, part) for n, layer in adapted.items() for part in ("down", "up")}
+    for name in sorted(scales.keys() - state.keys()):
+        if own.keys() <= state.keys():
+            raise ValueError(f"The file has no {name}. Add it, torch.tensor(alpha / rank) of that training.")
     for name in sorted({*own, *scales} ^ state.keys()):
         where = "file has" if name in state else "model has"
         raise ValueError(f"Only the {where} {name} of an adapter. Call add_lora() with the same names as before.")
@@ -242,6 +245,9 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     for name in scales:
         if state[name].numel() != 1 or not state[name].isfinite():
             raise ValueError(f"{name} is {state[name].tolist()} in the file, and has to be one finite number.")
+    for name, value in state.items():
+        if value.is_complex() and not (name in own and own[name].is_complex()):
+            raise ValueError(f"{name} is complex in the file, and loading it would lose the imaginary part.")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
