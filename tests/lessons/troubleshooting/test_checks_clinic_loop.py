@@ -26,6 +26,11 @@ def after_the_step(code):
         after_the_step("optimizer.zero_grad(set_to_none=False)"),
         (BACKWARD, "        model.zero_grad()\n" + BACKWARD),
         (BACKWARD, "        for p in model.parameters():\n            p.grad = None\n" + BACKWARD),
+        (
+            BACKWARD,
+            "        optimizer.zero_grad()\n        loss = F.cross_entropy(model.forward(images.float()), labels)\n"
+            + BACKWARD,
+        ),
     ],
 )
 def test_learns_then_forgets_accepts(change):
