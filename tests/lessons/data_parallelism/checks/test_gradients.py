@@ -365,7 +365,7 @@ def inverse_weights(model, samples):
         (weigh(lambda samples, total, ranks: 1 / ranks), "divided_by_ranks"),
         (weigh(lambda samples, total, ranks: 1 / ranks / total), "wrong_factor"),
         (weigh(lambda samples, total, ranks: 1 / samples), "own_total"),
-        (weigh(lambda samples, total, ranks: samples // total), "wrong_factor"),
+        (weigh(lambda samples, total, ranks: samples // total), "whole_numbers"),
         (weigh(lambda samples, total, ranks: samples / total), "ranks_disagree"),
         (weigh(lambda samples, total, ranks: ranks / total), "wrong_factor"),
         (divided_by_the_largest, "wrong_factor"),

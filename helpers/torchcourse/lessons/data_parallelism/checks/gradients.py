@@ -242,4 +242,8 @@ def _uneven_mistakes(own: list[Tensors], counts: list[int]) -> dict[str, tuple[l
             "The ranks disagree: each divided by its own number of samples. The total is known only "
             "when the ranks tell one another.",
         ),
+        "whole_numbers": (
+            [scaled(whole, 0)] * ranks,
+            "All gradients are 0. Dividing whole numbers with // leaves 0 of every part.",
+        ),
     }
