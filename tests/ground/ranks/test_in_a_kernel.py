@@ -14,6 +14,8 @@ import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
+pytestmark = pytest.mark.slow  # all of them: slow tests run first, and the one that kills their kernel comes last
+
 PATIENCE = 120  # seconds for anything that should be quick; the machine may be crowded
 
 
@@ -100,7 +102,6 @@ def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
     return alive
 
 
-@pytest.mark.slow
 def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_imports_torch(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     slow_torch = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep({PATIENCE})\n"
@@ -120,7 +121,6 @@ def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_import
     assert not alive
 
 
-@pytest.mark.slow
 def test_a_cell_that_computes_without_a_word_says_that_it_runs_and_the_saved_notebook_does_not(kernel: Kernel) -> None:
     """Here, because it needs a kernel: an import, a long sum. In a notebook that a program runs there is no line."""
     watch = "from torchcourse import still_running\nstill_running.watch()\nstill_running.QUIET_SECONDS = 0.3"
@@ -135,7 +135,6 @@ def test_a_cell_that_computes_without_a_word_says_that_it_runs_and_the_saved_not
     assert all(text.startswith("This cell is still running: ") for text in line[:-1])
 
 
-@pytest.mark.slow
 def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_runs(kernel: Kernel) -> None:
     assert not kernel.run("run_ranks(device, world_size=1)").error  # the server has imported PyTorch
     cell = kernel.run(
@@ -159,7 +158,6 @@ def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_
     assert re.fullmatch(r"run_ranks took \d+ s\.", note[-1])
 
 
-@pytest.mark.slow
 def test_a_cells_closure_and_class_travel_both_ways(kernel: Kernel) -> None:
     cell = kernel.run(
         "class Answer:\n"
@@ -229,7 +227,6 @@ def test_a_function_that_keeps_its_results_reaches_the_ranks(kernel: Kernel) -> 
     assert cell.text.strip() == "(2, 2, (1, 1, 7))", cell
 
 
-@pytest.mark.slow
 def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
     cell = kernel.run("def slow():\n    print('first')\n    time.sleep(1.5)\n    print('second')\nrun_ranks(slow)")
     assert sorted(cell.text.splitlines()) == ["[rank 0] first", "[rank 0] second", "[rank 1] first", "[rank 1] second"]
@@ -237,7 +234,6 @@ def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
     assert last - first > 1, cell.printed
 
 
-@pytest.mark.slow
 def test_an_interrupt_ends_the_ranks_and_says_where_they_were(kernel: Kernel) -> None:
     kernel.run("run_ranks(dist.get_rank)")
     before = len(kernel.children())
@@ -261,7 +257,6 @@ def test_an_interrupt_ends_the_ranks_and_says_where_they_were(kernel: Kernel) ->
     assert kernel.run("print(run_ranks(dist.get_rank))").text == "[0, 1]\n"
 
 
-@pytest.mark.slow
 def test_nothing_survives_a_killed_kernel(kernel: Kernel) -> None:
     """The last test with this kernel."""
     kernel.client.execute(
