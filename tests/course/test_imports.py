@@ -163,6 +163,7 @@ def test_ground_imports_nothing_above_it_and_wings_only_earlier_wings():
     assert wrong_way(graph(PACKAGE)) == []
 
 
+@pytest.mark.slow
 def test_no_circle():
     assert circles(graph(PACKAGE)) == []
 

@@ -30,6 +30,7 @@ def installed(name: str) -> importlib.metadata.Distribution | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0"])
 def test_every_pin_admits_every_python(python):
     refused, asked = [], 0
@@ -51,6 +52,7 @@ def test_a_pin_is_one_version_without_the_label_of_a_build():
         assert "+" not in str(pin.specifier), pin
 
 
+@pytest.mark.slow
 def test_all_that_lab_and_test_install_is_pinned():
     pinned = {canonicalize_name(pin.name) for pin in PINS if applies(pin)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -153,6 +153,7 @@ def found() -> dict[str, list[str]]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_text_has_no_such_fault(fault):
     assert found()[fault] == [], f"write {FAULTS[fault].use}"

@@ -53,6 +53,7 @@ def test_the_picture_of_the_start_stays_where_no_widget_shows(monkeypatch):
     assert text.startswith("[picture: 2 bars > 1]\n")
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_for_values_given_by_code():
     figures.explorer(draw, alt=lambda bars, kind: f"{bars} bars {kind}", bars=(1, 5, 2), kind=["up", "down"])
     assert repr(figures.at("draw", bars=4)) == "[picture: 4 bars up]"

@@ -140,6 +140,7 @@ def test_a_file_touched_by_a_windows_editor_is_read() -> None:
     assert journal.problems() == []
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once_and_no_line_is_lost(work: Path) -> None:
     program = (
         "import sys\nfrom torchcourse import journal\n"

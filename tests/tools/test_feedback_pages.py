@@ -33,6 +33,7 @@ def test_a_text_that_is_made_to_keep_the_grader_busy_does_not(made, text):
     assert len(page) > 100_000
 
 
+@pytest.mark.slow
 def test_texts_for_which_no_time_is_left_are_shown_as_they_were_typed(made, monkeypatch):
     cells = v4.new_code_cell("\n " * 100_000), v4.new_markdown_cell("**a** <b>"), v4.new_code_cell("x = 1")
     with monkeypatch.context() as patch:

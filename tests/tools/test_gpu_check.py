@@ -149,6 +149,7 @@ def test_ranks_on_another_backend_are_a_failure(two_gpus, monkeypatch):
     assert ranks.collectives(2, "gloo").text == "right; all_reduce 1.00 GB/s per rank"
 
 
+@pytest.mark.slow
 def test_ranks_on_the_cpu_train_like_one_process():
     assert ranks.same_training(2, "gloo").text.startswith("DDP differs by ")
 
@@ -189,6 +190,7 @@ def test_a_scaler_skips_what_overflows(monkeypatch):
         precision.overflow()
 
 
+@pytest.mark.slow
 def test_the_trainings_of_precision_and_overhead_run(monkeypatch):
     monkeypatch.setattr(precision, "IMAGES", 100)
     for name, number in {"WIDTH": 64, "TOKENS": 4, "SAMPLES": 2, "BLOCKS": 1, "STEPS": 2}.items():

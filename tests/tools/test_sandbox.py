@@ -96,6 +96,7 @@ def test_what_is_outside_cannot_be_reached(warm, source):
     assert text(after) == "42"
 
 
+@pytest.mark.slow
 def test_what_is_written_stays_inside(warm):
     """A course below /tmp lies where the sandbox has a folder of its own, which can be written to."""
     book = ROOT / "written-by-the-sandbox.db"
@@ -748,6 +749,7 @@ UNJUSTLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", UNJUSTLY.values(), ids=UNJUSTLY)
 def test_a_judged_value_cannot_be_forged(executed, source):
     earned, _ = executed(GIVEN, textwrap.dedent(source), JUDGED)
@@ -762,11 +764,13 @@ RIGHTLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", RIGHTLY.values(), ids=RIGHTLY)
 def test_a_right_value_is_judged_right(executed, source):
     assert executed(GIVEN, source, JUDGED)[0] == [2]
 
 
+@pytest.mark.slow
 def test_of_several_judged_tests_each_counts_and_what_failed_is_told(warm):
     again = JUDGED.replace("2 * number", "3 * number").replace("on_drawn", "again_on_drawn")
     made = notebook(GIVEN, RIGHTLY["as it is"], JUDGED, again)

@@ -168,6 +168,7 @@ def test_a_run_leaves_the_code_as_it_is_and_names_no_folder_of_the_machine(monke
     assert (cell.source, cell.outputs[0].text) == ("1", "kept in work/journal.jsonl")
 
 
+@pytest.mark.slow
 def test_a_notebook_that_ran_comes_out_of_the_cache_as_it_was(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("nbclient.NotebookClient", _Client)
     path = tmp_path / "00_a" / "1_b.ipynb"

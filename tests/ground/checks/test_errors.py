@@ -271,6 +271,7 @@ def lock():
     threading.Event().wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endless", [spin, sleep, catch_all, lock])
 def test_an_endless_call_ends_with_the_line_where_it_was(endless, monkeypatch):
     monkeypatch.setattr("torchcourse.checks.TIME_LIMIT", 0.2)
@@ -281,6 +282,7 @@ def test_an_endless_call_ends_with_the_line_where_it_was(endless, monkeypatch):
     assert called(lambda: 7).state == "right"
 
 
+@pytest.mark.slow
 def test_the_time_is_named_beforehand_once(monkeypatch, capsys):
     monkeypatch.setattr(limits, "NOTICE", 0.05)
     monkeypatch.setattr("torchcourse.checks.TIME_LIMIT", 0.5)
@@ -288,6 +290,7 @@ def test_the_time_is_named_beforehand_once(monkeypatch, capsys):
     assert capsys.readouterr().out == "Still checking. This part of the check stops by itself after 0.5 s.\n"
 
 
+@pytest.mark.slow
 def test_an_import_that_the_clock_cuts_off_begins_anew_the_next_time(tmp_path, monkeypatch):
     package = tmp_path / "slow_package"
     package.mkdir()

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ["torch", "numpy", "ipywidgets", "anywidget", "IPython", "matplotlib"]
 
 
@@ -19,6 +21,7 @@ def test_importing_the_quiz_imports_nothing_heavy() -> None:
     assert python(program) == []
 
 
+@pytest.mark.slow
 def test_using_all_of_the_quiz_and_the_pages_under_their_old_names_never_imports_torch() -> None:
     program = (
         "import json, sys\n"
@@ -36,6 +39,7 @@ def test_using_all_of_the_quiz_and_the_pages_under_their_old_names_never_imports
     assert python(program) == {"torch": False, "widget": True}
 
 
+@pytest.mark.slow
 def test_functions_are_functions_and_modules_are_modules() -> None:
     program = (
         "import json, types\n"

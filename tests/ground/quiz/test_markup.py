@@ -42,6 +42,7 @@ def shown_source(text: str) -> str:
     return "".join(re.sub(r"[`*]", "", text).split())
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=st.sampled_from("ab 가1.*_`<>&$#[]()\\-+|~!\n"), max_size=30))
 def test_markdown_shows_what_html_shows(text: str) -> None:
     ours = shown(markup.to_html(text))

@@ -42,6 +42,7 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
 # Results
 
 
+@pytest.mark.slow
 def test_results_come_in_rank_order_from_two_ranks_by_default() -> None:
     def slow_first(x: int) -> tuple[int, int, int]:
         time.sleep(0.2 * (1 - dist.get_rank()))

@@ -73,6 +73,7 @@ WRAPPERS = {
 STATIC = "a static graph"  # whose no_sync fails in torch 2.13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrapper", "accumulate"), [*((name, 1) for name in WRAPPERS), ("no wrapper", 4), (STATIC, 4)])
 def test_two_ranks_train_the_model_that_one_process_trains(tmp_path, wrapper, accumulate):
     alone = train(tmp_path / "alone", accumulate)
@@ -83,6 +84,7 @@ def test_two_ranks_train_the_model_that_one_process_trains(tmp_path, wrapper, ac
         assert {**row, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_one_rank_writes_and_all_see_plain_files(tmp_path):
     first, second = run_ranks(train, tmp_path, world_size=2)
     assert first[2] == second[2] == ["best.pt", "last.pt", "log"]
@@ -184,6 +186,7 @@ def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_pat
     assert "saved by 2 rank(s), and now there are 1: training goes on, but with different" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_process(tmp_path, capsys):
     with pytest.raises(RankError):
         run_ranks(partial(train_noisily, crash_at=11, save_every=2), tmp_path, 2, world_size=2)
@@ -309,6 +312,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_at_the_step():
     assert "at step 2 (epoch 1)" in first
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_stops_all_ranks_with_its_sentence(tmp_path):
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     for name in ("last.pt", "best.pt"):
@@ -374,6 +378,7 @@ def train_with_each_change():
     return [train_with_changes(by) for by in ("after_epoch", "after_step", "two fits")]
 
 
+@pytest.mark.slow
 def test_what_learns_from_a_later_step_on_is_averaged_over_the_ranks_too():
     left, right = run_ranks(train_with_each_change, world_size=2)
     for one, other, alone in zip(left, right, train_with_each_change(), strict=True):

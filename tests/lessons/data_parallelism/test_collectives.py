@@ -180,6 +180,7 @@ def refusals() -> list[str]:
     return messages
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_refused_before_anything_is_sent() -> None:
     chunks, source = run_ranks(refusals, world_size=2)[0]
     assert "needs 2 chunks, but got 1" in chunks

@@ -124,6 +124,7 @@ def one_rank_alone() -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_scaling_is_measured_for_each_number_of_ranks() -> None:
     measured = measure_scaling(lambda: nn.Linear(6, 3), torch.randn(10, 6), torch.zeros(10).long(), (1, 3), steps=2)
     assert [(point.world_size, point.batch) for point in measured] == [(1, 10), (3, 10)]

@@ -410,6 +410,7 @@ def test_every_step_equals_one_process(found: list[dict]) -> None:
         assert max(rank["small buckets"]) < CLOSE
 
 
+@pytest.mark.slow
 def test_the_comparison_would_notice_ranks_that_do_not_average(found: list[dict]) -> None:
     assert all(rank["not averaged"][-1] > 100 * CLOSE for rank in found)
 

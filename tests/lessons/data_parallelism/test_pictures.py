@@ -275,6 +275,7 @@ def ends(control: widgets.Widget) -> list:
     return [control.min, control.max]
 
 
+@pytest.mark.slow
 def test_the_ring_has_as_many_steps_as_its_ranks_need() -> None:
     ranks, step, picture = ring_picture().children
     assert step.max == 6

@@ -20,6 +20,7 @@ def test_any_number_of_ranks_ends_with_the_weights_of_one_process():
             assert torch.allclose(weights, alone, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_more_steps_train_more():
     (few,), (more,) = (run_ranks(train_digits.train, steps, world_size=1) for steps in (1, 70))
     assert not torch.allclose(few, more)

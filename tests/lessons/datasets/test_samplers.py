@@ -107,6 +107,7 @@ def test_what_makes_no_sense_is_refused():
         class_weights(torch.tensor([0, 2]))
 
 
+@pytest.mark.slow
 def test_many_weights_and_plain_numbers_are_drawn_from():
     weights = torch.zeros(2**24 + 5, dtype=torch.float64)
     weights[3], weights[-2] = 1, 3

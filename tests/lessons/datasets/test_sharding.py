@@ -36,6 +36,7 @@ def as_reader(stream, rank, world_size, worker, workers):
         return list(stream)
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(
     sizes=shard_sizes,

@@ -102,6 +102,7 @@ def test_a_class_has_one_draw_and_another_seed_another() -> None:
     assert for_class("2026 spring") != for_class("2026 autumn")
 
 
+@pytest.mark.slow
 def test_first_answers_count_and_tries_are_compared() -> None:
     assert "No final is finished yet." in repr(final_result())
     final_elsewhere(5, 10, day="2023-09-14")

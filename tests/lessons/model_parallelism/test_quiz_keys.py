@@ -54,6 +54,7 @@ def first_rank_and_the_questions_code(code: str):
     return True
 
 
+@pytest.mark.slow
 def test_a_received_tensor_has_no_gradient():
     code = re.search(r"```\n(.*?)```", asked("what-rank-1-sends-back").text.en, re.DOTALL)[1]
     assert run_ranks(first_rank_and_the_questions_code, code, world_size=2, env=ON_CPU) == [True, True]

@@ -177,6 +177,7 @@ def in_half_precision(state, path):
     save_beside(state | {"weights": state["weights"].half()}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", [save_beside, save_with_pathlib, save_with_the_package])
 def test_a_file_that_survives_every_kill_is_accepted(learner):
     accepted(check.save_whole(learner))

@@ -277,6 +277,7 @@ def gathered_by_the_last_rank(log_dir, step, correct, seen):
             writer.add_scalar("accuracy/val", sum(row[0] for row in rows) / sum(row[1] for row in rows), step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", [summed, gathered_by_the_last_rank])
 def test_log_epoch_accepts(learner):
     accepted(check.log_epoch(learner))

@@ -42,6 +42,7 @@ def test_what_makes_no_sense_is_refused(numbers):
         expected_loss(*numbers)
 
 
+@pytest.mark.slow
 def test_the_picture_says_what_is_lost(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "show", lambda figure, alt: shown.append(alt))

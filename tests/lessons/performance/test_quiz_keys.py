@@ -152,6 +152,7 @@ def recorded(sizes: list[int], **options: bool) -> int:
     return len(graphs)
 
 
+@pytest.mark.slow
 def test_how_many_graphs_sizes_need():
     sizes = [int(word) for word in re.findall(r"\d+", asked("lengths-that-change").text.en)]
     assert len(sizes) == 6

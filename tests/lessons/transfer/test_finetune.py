@@ -122,6 +122,7 @@ def fine_tune():
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_ranks_fine_tune_as_one_process_does():
     alone, start = fine_tune(), Classifier(mnist_cnn(), 10).state_dict()
     for weights in run_ranks(fine_tune, world_size=2):

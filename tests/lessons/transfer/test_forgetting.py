@@ -88,6 +88,7 @@ def test_the_table_says_about_what_training_gives(learned, known):
         assert all(abs(share - accuracy(learned[way], *known[name].test.tensors)) < 0.1 for share, name in pairs)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_switched_off_forgets_nothing(learned, reader, known):
     images = known["MNIST"].test.tensors[0][:100]
     model = learned["LoRA"]

@@ -237,6 +237,7 @@ def fine_tune():
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_ranks_train_adapters_as_one_process_does():
     alone = fine_tune()
     first, second = run_ranks(fine_tune, world_size=2)

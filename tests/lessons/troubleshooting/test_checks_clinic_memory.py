@@ -40,6 +40,7 @@ def test_swelling_run_accepts(changes):
     accepted(repair("swelling_run", *broken("swelling_run", *changes)))
 
 
+@pytest.mark.slow
 def test_swelling_run_accepts_detached_losses_and_says_what_they_hold():
     lists = [
         ("running, probed = 0.0, 0.0", "running, probed = [], []"),
@@ -258,6 +259,7 @@ def test_sawtooth_accepts():
     accepted(repair("sawtooth", *parts("sawtooth", numbers)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "symptom"),
     [

@@ -226,6 +226,7 @@ def saved_after(line, save=SAVE):
     return [(SAVE, ""), (line, line + save)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

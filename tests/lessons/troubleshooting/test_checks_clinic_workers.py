@@ -163,6 +163,7 @@ def test_details_are_lost_says_that_no_record_arrives():
     assert refusal.value.symptom == "samples_lost"
 
 
+@pytest.mark.slow
 def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line():
     checked = repair(
         RECORDS, *broken(RECORDS, RAISE, (LINES, LINES + "        [parse_record(x) for x in self.lines]\n"))

@@ -141,6 +141,7 @@ def test_fifty_healthy_runs_raise_no_alarm():
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_done_right_and_a_warm_up_are_healthy(accumulate):
     run = prepare(JUDGES["bars, residual"], seed=300)
@@ -149,6 +150,7 @@ def test_accumulation_done_right_and_a_warm_up_are_healthy(accumulate):
     assert alarms(run, steps=24) == []
 
 
+@pytest.mark.slow
 def test_fine_tuning_with_a_frozen_body_is_healthy_if_it_is_meant():
     run = prepare(JUDGES["bars, residual"], seed=301)
     run.model.stem.requires_grad_(False)

@@ -49,6 +49,7 @@ def driver(monkeypatch):
     return set_answer
 
 
+@pytest.mark.slow
 def test_all_figures_of_a_card(driver):
     assert repr(gpu_status()) == (
         "GPU 0, Some Card: memory 3.0 GiB of 24.0 GiB, busy 87%, 61 °C, 250 of 350 W; processes: 4242 (2.0 GiB)"

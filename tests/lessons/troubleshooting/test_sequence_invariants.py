@@ -70,6 +70,7 @@ def in_other_order(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (values.transpose(2, 3) @ weights.transpose(2, 3)).transpose(2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "alarms"),
     [

@@ -264,6 +264,7 @@ def test_only_hidden_tokens_count() -> None:
     assert told(Tokens(True), texts(), lambda t: hidden(t, True, mistakes)) == []  # spelling
 
 
+@pytest.mark.slow
 def test_a_decoder_does_not_see_its_answer() -> None:
     assert told(Tokens(two=True), texts(), lambda t: (t[:, :5], t, t)) == ["target_is_input"]
     assert told(Tokens(two=True), texts(), lambda t: (t[:, :5], delayed(t), t)) == []
@@ -309,6 +310,7 @@ def test_parts_in_torchscript_are_passed_by_and_a_whole_one_is_said() -> None:
         names(torch.jit.script(dense()), F.cross_entropy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_what_is_compiled_is_said_with_a_remedy_that_works(before: bool) -> None:
     torch._dynamo.reset()

@@ -184,6 +184,7 @@ def test_batch_norms_with_the_wrong_momentum_and_units_that_start_alike() -> Non
         assert name in [alarm.name for alarm in found]
 
 
+@pytest.mark.slow
 def test_orders_streams_and_targets_that_repeat() -> None:
     class Stream(IterableDataset):
         def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

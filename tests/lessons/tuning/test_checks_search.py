@@ -569,6 +569,7 @@ def found_by_loops(first, second, seeds, generator):
     return count / 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", [finding(), found_by_loops])
 def test_share_found_accepts(learner):
     accepted(check.share_found(learner))
@@ -640,6 +641,7 @@ def test_share_found_refuses(learner, symptom):
     refused(check.share_found(learner), symptom)
 
 
+@pytest.mark.slow
 def test_draws_without_replacement_are_refused():
     checked = check.share_found(without_replacement)
     assert (checked.state, checked.symptom) == ("wrong", "raised_ValueError")

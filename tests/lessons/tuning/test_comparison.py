@@ -53,6 +53,7 @@ def test_every_method_spends_its_budget_and_no_more():
             assert budget // 2 < search.spent <= budget, (name, budget)
 
 
+@pytest.mark.slow
 def test_a_comparison_is_repeatable_and_keeps_the_seeds_in_order(scores):
     again = compare({"random": METHODS["random"]}, BUDGETS[:1], [7, 3])
     assert again["random"][0].tolist() == scores["random"][0, [7, 3]].tolist()

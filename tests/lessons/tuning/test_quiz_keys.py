@@ -280,6 +280,7 @@ def test_which_seeds_keep_workers_and_starts_apart():
         assert (len(set(drawn)) == len(starts)) == choice.right, choice.text.en
 
 
+@pytest.mark.slow
 def test_files_of_one_name_are_different_studies(tmp_path, monkeypatch):
     call = re.search(r"`(create_study\(.*?\))`", asked("four-files-of-one-name").text.en)[1]
     for folder in ("first", "second"):

@@ -16,6 +16,7 @@ def test_the_tables_hold_accuracies():
         replay.accuracies()[0] = 0
 
 
+@pytest.mark.slow
 def test_a_random_handful_trained_again_gives_what_the_table_says():
     space = SPACE | {"width": (4, 8, 16)}
     everything = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]

@@ -97,6 +97,7 @@ def test_the_chosen_one_is_the_best_on_validation():
         assert tuple(scores[trials - 1]) == (val[where], test[where])
 
 
+@pytest.mark.slow
 def test_a_new_split_counts_the_same_images_anew():
     val, test = selection.split_accuracies(splits=3, validation=400, seed=4)
     right = replay.right_images().reshape(780, 9, 1297)

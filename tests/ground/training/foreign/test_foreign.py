@@ -304,6 +304,7 @@ def test_the_shares_of_four_ranks_gather_into_one_file_in_one_process(four_ranks
     assert_loaded(other, weights)
 
 
+@pytest.mark.slow
 def test_folders_of_ranks_that_are_not_whole(four_ranks, tmp_path):
     folder = tmp_path / "copy"
     share = next(four_ranks[0].glob("__2*"))

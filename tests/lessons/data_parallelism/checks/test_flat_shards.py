@@ -175,6 +175,7 @@ def average_of_the_library(gradients):
     return own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [flat_shards.mean_shard, one_reduce_for_each_rank, divided_before, each_to_its_owner, average_of_the_library],

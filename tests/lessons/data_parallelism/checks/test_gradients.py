@@ -45,6 +45,7 @@ def mean_of_those_that_train(model):
             parameter.grad /= dist.get_world_size()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

@@ -101,6 +101,7 @@ def stacked_at_the_end(model, batches, padded=False):
     return (row / dist.get_world_size()).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", [reduced, all_reduced, gathered])
 def test_train_and_log_accepts(log):
     accepted(check.train_and_log(lambda model, batches: trained(model, batches, log)))

@@ -185,6 +185,7 @@ def test_ring_all_reduce_accepts(answer):
     accepted(check.ring_all_reduce(answer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [

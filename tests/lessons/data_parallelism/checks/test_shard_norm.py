@@ -80,6 +80,7 @@ def torch_scales(shards, max_norm):
     return norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [by(whole), sharding.clip_grad_norm_, gathered_objects, gathered_norms, one_message_per_shard, torch_scales],

@@ -28,6 +28,7 @@ def seeds_of_64_bits(step, rank, ranks, tensor):
     return 2**63 + 2 * (ranks * step + rank), 2**63 + 2 * (ranks * step + rank // tensor) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [seeds, seeds_far_apart, seeds_by_hash, seeds_of_64_bits])
 def test_dropout_seeds_accepts(answer):
     accepted(check.dropout_seeds(answer))
@@ -63,6 +64,7 @@ def test_seeds_may_be_whole_numbers_of_numpy_and_pytorch():
     Dropouts(torch.nn.Linear(1, 1), 0.1).seed(*seeds)
 
 
+@pytest.mark.slow
 def test_the_last_word_has_a_training(monkeypatch):
     """What the rules above would overlook shows when the ranks train."""
     monkeypatch.setattr(check, "_judge_seeds", lambda *_: None)

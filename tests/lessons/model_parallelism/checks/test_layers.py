@@ -306,6 +306,7 @@ def test_row_linear_refuses(answer, symptom):
     refused(check.row_linear(answer), symptom)
 
 
+@pytest.mark.slow
 def test_a_way_back_that_returns_nothing_is_among_the_questions_about_a_missing_gradient():
     for verdict in (
         check.column_linear(lambda x, linear: column(x, linear, back=lambda g: None)),

@@ -73,6 +73,7 @@ def test_loss_and_gradients_are_those_of_the_unsplit_model(ranks, micro_batches)
         assert max(gradients) < 1e-13
 
 
+@pytest.mark.slow
 def test_gradients_add_up_over_steps():
     for schedule in (one_f_one_b(2, 3), zero_bubble(2, 3)):
         assert max(gradients for _, gradients, _ in run_ranks(compared, schedule, 2, world_size=2)) < 1e-13
@@ -132,6 +133,7 @@ def torchs_step(schedule, schedule_class):
     return losses, outputs, gradients
 
 
+@pytest.mark.slow
 def test_a_rank_holds_the_bytes_that_the_simulation_says():
     peaks = {}
     for schedule in (gpipe(2, 6), one_f_one_b(2, 6)):
@@ -160,6 +162,7 @@ def test_the_measured_bubble_is_the_simulated_one(name):
         assert tuple(span.action for span in line.spans if span.rank == rank) == order
 
 
+@pytest.mark.slow
 def test_messages_find_their_way_through_one_group_per_wire():
     """As on GPUs, where every wire has a group of its own, though with gloo."""
     results = run_ranks(with_groups, SCHEDULES["interleaved 1F1B"](2, 4), world_size=2)

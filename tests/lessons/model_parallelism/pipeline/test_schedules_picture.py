@@ -48,6 +48,7 @@ def test_a_box_is_where_the_simulation_has_its_span():
     assert heights[-1] == 0.18  # one on rank 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_told_in_place_of_the_picture():
     picture = schedule_picture()
     schedule, micro_batches, *_, image = picture.children

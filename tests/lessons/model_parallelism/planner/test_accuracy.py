@@ -101,6 +101,7 @@ def of_source(judgements: list[Judgement], key: str) -> list[Judgement]:
     return [each for each in judgements if each.run.key == key]
 
 
+@pytest.mark.slow
 def test_sources_are_split_whole(judgements: list[Judgement]) -> None:
     for key in {each.run.key for each in judgements}:
         assert len({each.run.calibrates for each in of_source(judgements, key)}) == 1
@@ -229,6 +230,7 @@ def test_hardware_and_model_flop_are_kept_apart(judgements: list[Judgement]) -> 
 # What a source leaves open
 
 
+@pytest.mark.slow
 def test_only_what_the_source_leaves_open_is_chosen() -> None:
     for run in RUNS:
         for layout in candidates(run):

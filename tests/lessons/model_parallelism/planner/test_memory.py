@@ -220,6 +220,7 @@ def sources() -> list[MemoryOfSource]:
     return memory_by_source()
 
 
+@pytest.mark.slow
 def test_measured_bytes_are_met(sources: list[MemoryOfSource]) -> None:
     assert {row.key: (row.measured, round(100 * row.error)) for row in sources if row.error is not None} == ERRORS
 

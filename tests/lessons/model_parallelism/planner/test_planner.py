@@ -219,6 +219,7 @@ def test_every_second_layer_is_computed_again() -> None:
     assert "recomputation full of 1 layer in 2" in str(half)
 
 
+@pytest.mark.slow
 @given(
     tensor=st.sampled_from([1, 2, 4, 8]),
     pipeline=st.sampled_from([1, 2, 4, 8]),
@@ -469,6 +470,7 @@ def test_what_is_fixed_and_never_possible_is_named_by_the_search(fixed: dict, se
         planner.fastest(SMALL, EIGHT, 8, **fixed)
 
 
+@pytest.mark.slow
 def test_a_model_that_fits_nowhere_says_how_much_it_needs() -> None:
     with pytest.raises(
         ValueError,

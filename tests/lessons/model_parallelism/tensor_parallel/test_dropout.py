@@ -53,12 +53,14 @@ def against_a_dense_model(outer_alike):
     return off, max(drift(model).values())
 
 
+@pytest.mark.slow
 def test_with_equal_outer_seeds_it_is_a_dense_models_dropout():
     for off, apart in run_ranks(against_a_dense_model, True, world_size=2):
         assert off < 1e-12
         assert apart < 1e-12
 
 
+@pytest.mark.slow
 def test_with_other_outer_seeds_the_copies_drift_apart():
     for off, apart in run_ranks(against_a_dense_model, False, world_size=2):
         assert off > 1e-4

@@ -122,6 +122,7 @@ def one_layer_of_each(bias):
     return max(differences), shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "bias"), [(3, False), (4, True)])
 def test_column_and_row_are_the_dense_pair(ranks, bias):
     for difference, shapes in run_ranks(one_layer_of_each, bias, world_size=ranks):
