@@ -57,7 +57,7 @@ class Accumulated:
 
     `syncs`: how often DDP averaged. `by_hand`: collectives that the learner called. `forwards`: the samples of each
     forward pass. `quiet`: of these, the passes that will not lead to an average. `kept`: the most tensors that earlier
-    passes still kept for their backward pass when one began. `left`: the length of the list of them afterwards.
+    passes still kept for their backward pass when one began. `left`: how many are in their list at the end.
     """
 
     weights: list[Tensors]

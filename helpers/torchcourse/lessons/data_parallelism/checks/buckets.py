@@ -246,11 +246,11 @@ class _Tied(nn.Module):
 
 
 def _loss(model: nn.Module, step: int, ranks: Sequence[int]) -> torch.Tensor:
-    """The mean loss of these ranks' inputs."""
-    losses = []
+    """The mean loss of these ranks' inputs, on the device of the model."""
+    losses, place = [], next(model.parameters()).device
     for rank in ranks:
         generator = torch.Generator().manual_seed(10 * step + rank)
-        inputs = torch.randn(5, 4, generator=generator, dtype=torch.float64).to(device())
+        inputs = torch.randn(5, 4, generator=generator, dtype=torch.float64).to(place)
         losses.append(model(inputs, extra=rank == 0))
     return torch.stack(losses).mean()
 
