@@ -44,14 +44,14 @@ class Slider:
         kind = "a whole number" if whole else "a number"
         return f"is {kind} from {low:g} to {high:g}, and you gave {value!r}"
 
-    def widget(self) -> "widgets.Widget":
-        """Return it as an ipywidget."""
+    def widget(self, earlier: Mapping[str, Any]) -> "widgets.Widget":
+        """Return it as an ipywidget, for these values of the controls before this one."""
         import ipywidgets as widgets
 
-        high = self.low if callable(self.high) else self.high
+        high = self.highest(earlier)
         whole = all(isinstance(number, int) for number in (self.low, high, self.start, self.step))
         kind = widgets.IntSlider if whole else widgets.FloatSlider
-        limits = {"min": self.low, "max": max(high, self.start), "value": self.start, "step": self.step}
+        limits = {"min": self.low, "max": high, "value": self.start, "step": self.step}
         return kind(**limits, description=self.description, continuous_update=True, **_look())
 
 
@@ -69,7 +69,7 @@ class Choice:
         listed = ", ".join(map(repr, self.options))
         return "" if value in self.options else f"is one of {listed}, and you gave {value!r}"
 
-    def widget(self) -> "widgets.Widget":
+    def widget(self, earlier: Mapping[str, Any]) -> "widgets.Widget":
         """Return it as an ipywidget."""
         import ipywidgets as widgets
 
@@ -88,7 +88,7 @@ class Tick:
         """Say why a value cannot be set, empty where it can."""
         return "" if isinstance(value, bool) else f"is True or False, and you gave {value!r}"
 
-    def widget(self) -> "widgets.Widget":
+    def widget(self, earlier: Mapping[str, Any]) -> "widgets.Widget":
         """Return it as an ipywidget."""
         import ipywidgets as widgets
 
@@ -140,18 +140,17 @@ def checked(controls: Mapping[str, Control], given: Mapping[str, Any]) -> dict[s
 
 def control_boxes(controls: Mapping[str, Control]) -> "dict[str, widgets.Widget]":
     """Return the ipywidgets of the controls, with each limit that depends on others kept up to date."""
-    made = {name: each.widget() for name, each in controls.items()}
-    names = list(controls)
-    for place, (name, each) in enumerate(controls.items()):
+    made: dict[str, widgets.Widget] = {}
+    for name, each in controls.items():
+        earlier = dict(made)
+        made[name] = each.widget({before: box.value for before, box in earlier.items()})
         if isinstance(each, Slider) and callable(each.high):
-            earlier = {before: made[before] for before in names[:place]}
 
             def fit(_change: Any = None, box: Any = made[name], each: Slider = each, earlier: Any = earlier) -> None:
                 box.max = each.highest({before: other.value for before, other in earlier.items()})
 
             for other in earlier.values():
                 other.observe(fit, names="value")
-            fit()
     return made
 
 

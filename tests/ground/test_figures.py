@@ -137,7 +137,7 @@ def test_values_that_cannot_be_drawn_are_answered_in_words():
     ("spec", "kind"), [((0, 4, 1), "IntSlider"), ((0.0, 1.0, 0.5), "FloatSlider"), (True, "Checkbox")]
 )
 def test_a_control_is_chosen_by_its_values(spec, kind):
-    assert type(controls.control("x", spec).widget()).__name__ == kind
+    assert type(controls.control("x", spec).widget({})).__name__ == kind
 
 
 @pytest.mark.slow

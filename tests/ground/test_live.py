@@ -57,6 +57,20 @@ def test_without_ipywidgets_the_static_form_stands_alone(outputs, monkeypatch):
     assert "<style>" not in static["data"]["text/html"]
 
 
+def test_a_page_that_connects_while_widgets_are_made_gets_them_whole(monkeypatch):
+    opened = []
+    open_now = widgets.Widget.open
+    monkeypatch.setattr(widgets.Widget, "open", lambda self: opened.append(self.get_state()) or open_now(self))
+    predict("live.bars", "How many?", ["one", "two"]).choose("two").widget()
+    card("04_monitoring_and_checkpoints", "manage-training").widget()
+    forms = [state for state in opened if "parts" in state]
+    assert [list(state["parts"])[:2] for state in forms] == [["head", "answer"]] * 2
+    assert forms[0]["values"] == {"answer": ["B"]}
+    last = figures.steps("last", 0, lambda bars: 2 * bars, 3)
+    figures.explorer(lambda **_all: "<p>", alt="a", bars=(1, 5, 2), last=last).widget()
+    assert [state["max"] for state in opened if "max" in state] == [5, 4]
+
+
 @pytest.mark.parametrize(
     "make",
     [

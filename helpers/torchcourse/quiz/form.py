@@ -5,6 +5,7 @@ the arrow keys, the groups and their names are the browser's own, and a part is 
 static twin. On Colab, anywidget turns the support for such widgets on.
 """
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ Values = dict[str, list[str]]
 
 
 class Form(anywidget.AnyWidget):
-    """A form whose state is in Python; a subclass says what its parts are (`draw`) and what happens (`act`)."""
+    """A form whose state is in Python; a subclass says what its parts are (`draw`) and what happens (`act`).
+
+    A subclass sets what `draw` needs before it calls this `__init__`: a page that connects just then asks for the state
+    of all widgets, in a thread of its own, and keeps the answer. So there is no state without parts.
+    """
 
     _esm = CELL_KEYS + Path(__file__).with_name("form.js").read_text(encoding="utf-8")
     _css = CSS
@@ -27,9 +32,11 @@ class Form(anywidget.AnyWidget):
     values = traitlets.Dict().tag(sync=True)
     """What is filled in, by the name of the control: each a list of texts."""
 
-    def begin(self) -> None:
-        """Draw the form for the first time and listen."""
-        self.parts = self.draw()
+    def __init__(self, values: Values | None = None) -> None:
+        self.mark = f"tc-{uuid.uuid4().hex[:12]}"
+        """What the ids of this form's elements begin with: no other form on the page has it."""
+        self.values = values or {}
+        super().__init__(parts=self.draw())
         self.on_msg(self._heard)
 
     def draw(self) -> dict[str, str]:

@@ -20,7 +20,6 @@ class CardForm(Form):
     """
 
     def __init__(self, card: Attempt, changed: Callable[["CardForm"], object] = lambda form: None) -> None:
-        super().__init__()
         self.card, self.question, self.changed = card, card.question, changed
         self.last = card.last()
         self.verdict: Verdict | None = None
@@ -29,7 +28,7 @@ class CardForm(Form):
         """What the learner thought, None until that was asked and answered; it may be empty."""
         self.raw: list[str] = []
         self.compares = self.question.kind == "open" and not card.keyless
-        self.begin()
+        super().__init__()
 
     @property
     def asks_reason(self) -> bool:
@@ -106,7 +105,7 @@ class CardForm(Form):
         hint = "" if able or self.checked else texts.say("first")
         if self.is_wrong and not self.asks_reason:
             hint = texts.say(card.after_wrong)
-        look, name = "tc-error" if trouble else "tc-meta", f"{self.model_id}-hint"
+        look, name = "tc-error" if trouble else "tc-meta", f"{self.mark}-hint"
         said = f'<span id="{name}" class="{look}" role="status">{html.escape(trouble or hint)}</span>'
         label = texts.say("compare" if self.compares else "check")
         check = render.button("check", label, able=able, more=f' aria-describedby="{name}"')
@@ -114,7 +113,7 @@ class CardForm(Form):
         return {
             "head": f'<div class="tc-head"><span class="tc-meta">{html.escape(head)}</span>'
             f"{render.language_buttons()}</div>",
-            "answer": render.answer_fields(question, self.model_id),
+            "answer": render.answer_fields(question, self.mark),
             "sure": render.group("sure", "radio", texts.say("how_sure"), sureness),
             "actions": f'<div class="tc-actions">{check}{said}</div>',
             **self._feedback(),
@@ -150,11 +149,9 @@ class PredictionForm(Form):
     """
 
     def __init__(self, question: str, choices: list[str], kept: str | None, choose: Callable[[str], object]) -> None:
-        super().__init__()
         self.question, self.offered, self.choose = question, choices, choose
-        if kept in choices:
-            self.values = {"answer": [answers.LETTERS[choices.index(kept)]]}
-        self.begin()
+        values = {"answer": [answers.LETTERS[choices.index(kept)]]} if kept in choices else {}
+        super().__init__(values)
 
     def act(self, action: str, value: str) -> bool:
         if chosen := self.first("answer"):
