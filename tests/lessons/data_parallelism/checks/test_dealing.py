@@ -121,6 +121,7 @@ def by_a_text(total, epoch, rank, world_size):
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[rank::ranks] + 1, "out_of_range"),
         (lambda total, epoch, rank, ranks: None, "wrong_type"),
         (lambda total, epoch, rank, ranks: every_nth(total, 0, rank, ranks)[: 20 - epoch], "samples_lost"),
+        (lambda total, epoch, rank, ranks: every_nth(total, epoch, rank, ranks)[: 20 - epoch * rank], "uneven"),
     ],
 )
 def test_samples_of_rank_refuses(answer, symptom):

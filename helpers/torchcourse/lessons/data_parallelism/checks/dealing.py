@@ -138,25 +138,28 @@ def _fair(parts: Shares, total: int) -> bool:
 
 def _judge_deal(first: Shares, second: Shares, total: int) -> None:
     """Refuse an unfair deal among two ranks: `first` in epoch 0, `second` in epoch 1."""
-    one, two = first
-    if one == two:
-        raise Wrong("same_data", f"Both ranks get the same {len(one)} samples: that is the fault of the lab itself.")
-    if shared := set(one) & set(two):
-        raise Wrong(
-            "overlap",
-            f"The ranks get different lists, but share {len(shared)} of {total} samples. Does each rank mix in its own "
-            "way? They must cut up one and the same order.",
-        )
-    if len(one) != len(two):
-        raise Wrong(
-            "uneven", f"Rank 0 gets {len(one)} samples and rank 1 gets {len(two)}: one would wait for the other."
-        )
-    for epoch, parts in enumerate((first, second)):
-        if not _fair(parts, total):
-            places = list(chain(*parts))
+    for epoch, (one, two) in enumerate((first, second)):
+        where = f"In epoch {epoch}, "
+        if one == two:
+            raise Wrong(
+                "same_data",
+                f"{where}both ranks get the same {len(one)} samples: that is the fault of the lab itself.",
+            )
+        if shared := set(one) & set(two):
+            raise Wrong(
+                "overlap",
+                f"{where}the ranks get different lists, but share {len(shared)} of {total} samples. Does each rank mix "
+                "in its own way? They must cut up one and the same order.",
+            )
+        if len(one) != len(two):
+            raise Wrong(
+                "uneven",
+                f"{where}rank 0 gets {len(one)} samples and rank 1 gets {len(two)}: one would wait for the other.",
+            )
+        if not _fair([one, two], total):
             raise Wrong(
                 "samples_lost",
-                f"In epoch {epoch}, of {total} samples only {len(set(places))} are used, and {len(places)} places are "
+                f"{where}of {total} samples only {len({*one, *two})} are used, and {len(one) + len(two)} places are "
                 "dealt out.",
             )
     if any(part == sorted(part) and len({b - a for a, b in pairwise(part)}) > 1 for part in first):
