@@ -280,6 +280,8 @@ def test_mean_shard_refuses(answer, symptom):
 def test_the_wrong_shard_is_shown_with_its_rank():
     message = check.mean_shard(lambda g: scattered(g) / (1 + 2 * dist.get_rank())).message
     assert "rank 1 should get" in message
+    message = check.own_shard(lambda t, r, n: cut(flat_of(t), r, n) * (1 + r)).message
+    assert "rank 1 should keep" in message
 
 
 @pytest.mark.parametrize("checked", [check.own_shard, check.mean_shard])

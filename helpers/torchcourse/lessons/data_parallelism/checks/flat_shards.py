@@ -117,7 +117,10 @@ def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_s
         )
     if lengths[0] == len(right[0]) and same(torch.cat(found)[: len(flat)], flat):
         raise Wrong("not_zeros", f"{where}what you add at the end is not zero, and would count in a norm. Add zeros.")
-    raise Wrong("wrong_value", f"{where}rank 0 should keep {right[0].tolist()}; yours keeps {found[0].tolist()}.")
+    rank = next(rank for rank, shard in enumerate(found) if not same(shard, right[rank]))
+    raise Wrong(
+        "wrong_value", f"{where}rank {rank} should keep {right[rank].tolist()}; yours keeps {found[rank].tolist()}."
+    )
 
 
 @check
