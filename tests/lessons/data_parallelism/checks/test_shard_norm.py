@@ -194,6 +194,11 @@ def zeros_for_none(shards, max_norm):
     return by(whole)(shards, max_norm)
 
 
+def gradients_dropped(shards, max_norm):
+    nn.ParameterList(shards).zero_grad()
+    return torch.ones(())
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
@@ -222,6 +227,7 @@ def zeros_for_none(shards, max_norm):
         (zeros_for_none, "unused_filled"),
         (only_long_ranks_speak, "left_alone"),
         (clipped_twice, "wrong_value"),
+        (gradients_dropped, "wrong_value"),
         (by(lambda shards: torch.tensor(torch.inf)), "wrong_value"),  # gradients of zeros
         (by(whole, lambda shards, norm, limit: own_square(shards).sqrt()), "wrong_norm"),
         (by(whole, lambda shards, norm, limit: max(norm, torch.tensor(limit))), "wrong_norm"),
@@ -234,6 +240,11 @@ def zeros_for_none(shards, max_norm):
 )
 def test_clip_shards_refuses(answer, symptom):
     refused(check.clip_shards(answer), symptom)
+
+
+def test_only_a_factor_above_1_is_said_to_be_upside_down():
+    assert "upside down" in check.clip_shards(upside_down).message
+    assert "upside down" not in check.clip_shards(to_length_one).message
 
 
 def test_a_stub_is_not_done_yet():

@@ -66,11 +66,12 @@ def _judge_gradients(before: list[Tensors], after: list[Tensors], max_norm: floa
     refuse_known(after, _known_factors(before, max_norm), _CLOSE)
     factor = length / whole
     if factor and same(after, _scaled(before, factor), _CLOSE):
+        question = "Is it upside down?" if factor > 1 else "What of a norm adds up over shards and ranks?"
         raise Wrong(
             "wrong_factor",
             f"All gradients are multiplied by the same factor, {factor:.4f}. Their length is {length:.3f} then, and "
             f"max_norm is {max_norm}. That factor fits a norm of {max_norm / factor:.4f}, and the norm is {whole:.4f}. "
-            "What of a norm adds up over shards and ranks?",
+            f"{question}",
         )
     raise Wrong(
         "wrong_value",
@@ -129,7 +130,7 @@ def _judge_norms(norms: list[Any], whole: float) -> None:
 
 def _length(ranks: list[Tensors]) -> float:
     """The norm of all gradients of these ranks together."""
-    return math.sqrt(sum(float(torch.cat(gradients).norm()) ** 2 for gradients in ranks))
+    return math.hypot(*(float(gradient.norm()) for gradients in ranks for gradient in gradients))
 
 
 def _scaled(before: list[Tensors], factor: float) -> list[Tensors]:
