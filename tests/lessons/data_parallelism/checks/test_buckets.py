@@ -333,7 +333,7 @@ def test_average_bucket_accepts(answer):
         (cut_in_another_order, "some_parameters"),
         (weights_averaged, "weights_changed"),
         (rank_0_alone, "hang"),
-        (lambda bucket: averaged(bucket, lambda n: len(bucket)), "some_parameters"),
+        (lambda bucket: averaged(bucket, lambda n: len(bucket)), "wrong_factor"),
         (averages_into_the_weights, "weights_changed"),
         (skipped_with_a_none, "missing_gradient"),
         (reduced_to_rank_0, "one_rank_only"),
@@ -341,7 +341,7 @@ def test_average_bucket_accepts(answer):
         (ones_for_none, "missing_gradient"),
         (row_of_float32, "dtype"),
         (rows_gathered, "gathered"),
-        (lambda bucket: put_back(bucket, torch.zeros_like(row_of(bucket))), "some_parameters"),
+        (lambda bucket: put_back(bucket, torch.zeros_like(row_of(bucket))), "wrong_factor"),
     ],
 )
 def test_average_bucket_refuses(answer, symptom):

@@ -19,6 +19,7 @@ from torchcourse.lessons.data_parallelism.checks.reference import (
     mistaken_averages,
     one_process,
     scaled,
+    times_as_large,
     with_missing_gradients,
     wrong_places,
 )
@@ -335,6 +336,7 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
 def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
     """Raise which parameters have a wrong average, where no known mistake explains all of them."""
     wrong = wrong_places([one.averaged for one in runs], mean)
+    of_rank_0 = runs[0].averaged
     names = ", ".join(runs[0].names[place] for place in wrong)
     if set(wrong) <= set(_PLACES[1]):
         raise Wrong(
@@ -342,10 +344,17 @@ def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
             f"Wrong for {names} alone: all of these are in the bucket in which some p.grad is None, on one rank or on "
             "all. What does None count as, and do the others of that bucket get their mean?",
         )
-    if same(runs[0].averaged, mean):
+    if same(of_rank_0, mean):
         raise Wrong(
             "one_rank_only",
             "Rank 0 has the means, the other ranks have not. Which collective gives the result to all ranks?",
+        )
+    ratios = [times_as_large(of_rank_0[place], mean[place]) if of_rank_0[place].any() else 0.0 for place in wrong]
+    if None not in ratios:
+        listed = ", ".join(f"{runs[0].names[place]} {ratio:.3g}" for place, ratio in zip(wrong, ratios, strict=True))
+        raise Wrong(
+            "wrong_factor",
+            f"What rank 0 holds is the mean, times a number: {listed}. A mean is a sum over ranks, divided by what?",
         )
     if len(wrong) < len(mean):
         raise Wrong(
