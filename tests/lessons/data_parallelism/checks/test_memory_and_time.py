@@ -51,10 +51,17 @@ def test_zero_bytes_refuses(learner, symptom):
     refused(check.zero_bytes(learner), symptom)
 
 
+def test_a_list_of_all_parameters_ends_before_the_memory_does(monkeypatch):
+    monkeypatch.setattr(check, "_LOOK", 0.05)
+    assert check.zero_bytes(lambda p, n, stage: 2 * len([0 for _ in range(int(p))])).symptom == "endless"
+
+
 def test_where_nothing_is_shared_out_no_equal_parts_are_spoken_of():
     message = check.zero_bytes(lambda p, n, stage: [part * n for part in bytes_a_rank(p, 1, 0)]).message
     assert "stage 0" in message
     assert "keeps all of them" in message
+    message = check.zero_bytes(lambda p, n, stage: bytes_a_rank(p, n, stage, each=(2, 2, 12.004))).message
+    assert "2 + 2 + 12.004 bytes" in message
 
 
 # step_seconds

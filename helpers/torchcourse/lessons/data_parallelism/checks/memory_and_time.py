@@ -5,6 +5,7 @@ from typing import Any
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number_of, numbers_of, refuse_formula, refuse_known, same
+from torchcourse.checks.limits import time_limit
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.units import times
@@ -42,12 +43,14 @@ def step_seconds(learner: Callable[..., float]) -> str:
 # Memory
 
 _PARTS = "parameters, gradients, optimizer"
+_LOOK = 2.0  # seconds for a model of 1e15 parameters: a list of them, number by number, would end the kernel
 
 
 def _refuse_allocations(learner: Callable[[float, int, int], Any]) -> None:
     """Refuse a function that makes what it only has to count, by a model that no memory can hold."""
     try:
-        learner(1e15, 4, 0)
+        with time_limit(_LOOK):
+            learner(1e15, 4, 0)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise
@@ -63,7 +66,7 @@ def refuse_bytes_per_parameter(each: list[float], where: str) -> None:
     wanted = [2.0, 2.0, 12.0]
     if same(each, wanted, _CLOSE):
         return
-    counted = f"{where}you count {each[0]:.3g} + {each[1]:.3g} + {each[2]:.3g} bytes per parameter"
+    counted = f"{where}you count {each[0]:g} + {each[1]:g} + {each[2]:g} bytes per parameter"
     if each[0] > 0 and same([part / each[0] for part in each], [1.0, 1.0, 6.0], _CLOSE):
         raise Wrong(
             "unit",
