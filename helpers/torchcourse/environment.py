@@ -1,7 +1,7 @@
 """What the start of each lesson, and the ranks, ask of this machine. Importing this imports no torch.
 
-from torchcourse import environment
-print(environment.hardware())
+    from torchcourse import environment
+    print(environment.hardware())
 """
 
 import importlib
