@@ -1,7 +1,9 @@
-"""What the start of each lesson, and the ranks, ask of this machine. Importing this imports no torch.
+"""What the start of each lesson, and the ranks, ask of this machine.
 
     from torchcourse import environment
     print(environment.hardware())
+
+Importing this imports no torch.
 """
 
 import importlib
