@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, result_of, tensor_of
+from torchcourse.checks.kit import AnyOf, number, refuse_known, result_of, same, tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, Scaling, mnist_cnn
@@ -167,7 +167,7 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
     right = extract(body, scaled)
     if torch.allclose(out, right, atol=1e-4):
         return
-    resized, training = F.interpolate(pixels, size=(28, 28), mode="bilinear"), copy.deepcopy(body).train()
+    resized = F.interpolate(pixels, size=(28, 28), mode="bilinear")
     others = (
         resized,
         resized / top,
@@ -175,32 +175,40 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
         (resized / 255 - MNIST_MEAN) / MNIST_STD,
         MNIST_SCALING(pixels, top),
     )
+    by_lightest = extract(body, body.scaling(pixels, pixels.max().item()))
     with torch.no_grad():
-        by_batch = extract(training, scaled), copy.deepcopy(training)(scaled)
+        by_batch = copy.deepcopy(body).train()(scaled)
     known = {
         "loaded_anew": (
             extract(mnist_cnn(), scaled),
             "These are features of `mnist_cnn()` as it is loaded. You were given a backbone, with weights of its own.",
         ),
         "scaling": (
-            AnyOf(extract(body, other) for other in others),
+            _unlike(right, [extract(body, other) for other in others]),
             f"These are features of pixels in a scaling that this network never saw. White is {top:g} here. What did "
             "the backbone bring along for that?",
         ),
         "white_measured": (
-            extract(body, body.scaling(pixels, pixels.max().item())),
+            _unlike(right, [by_lightest]),
             f"You take the lightest pixel, {pixels.max():.3g}, for white. White is {top:g} here, and these pictures "
             "are dark. And then a picture's features depend on the others.",
         ),
-        "training_mode": (
-            AnyOf(by_batch),
-            "One picture's features depend on the others: the network is in training mode.",
-        ),
+        "training_mode": (by_batch, "One picture's features depend on the others: the network is in training mode."),
     }
     refuse_known(out, known, tolerance=1e-3)
+    if not out.isfinite().all():
+        raise Wrong(
+            "not_finite",
+            "Some of your features are NaN or infinite, and the backbone's own are not. Where do you divide by 0?",
+        )
     raise Wrong(
         "wrong_value", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
     )
+
+
+def _unlike(right: torch.Tensor, others: Iterable[torch.Tensor]) -> AnyOf:
+    """Those of the values that are not the right ones as well: where the lightest pixel is white, say."""
+    return AnyOf(other for other in others if not same(other, right, tolerance=0.02))
 
 
 def _must_only_be_read(model: nn.Module, before: nn.Module) -> None:
@@ -288,7 +296,7 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
     if (out - right).abs().max() < 0.01:
         return
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
-    refuse_known(out, _known_scalings(resized, pixels), tolerance=0.01)
+    refuse_known(out, _known_scalings(resized, pixels, right), tolerance=0.01)
     if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
         raise Wrong(
             "per_batch",
@@ -309,13 +317,13 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
     )
 
 
-def _known_scalings(resized: torch.Tensor, pixels: torch.Tensor) -> dict[str, tuple[Any, str]]:
+def _known_scalings(resized: torch.Tensor, pixels: torch.Tensor, right: torch.Tensor) -> dict[str, tuple[Any, str]]:
     """What wrong scalings make of the digits, and what to say of each."""
     shares = resized / WHITE
     lightest = resized.max(), resized.amax((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
     return {
         "white_measured": (
-            AnyOf((resized / white - MNIST_MEAN) / MNIST_STD for white in lightest),
+            _unlike(right, [(resized / white - MNIST_MEAN) / MNIST_STD for white in lightest]),
             "You take the lightest pixel at hand for white. White is 16 here, and in a dark picture no pixel is.",
         ),
         "still_255": ((resized / 255 - MNIST_MEAN) / MNIST_STD, "White is still far from white: it is 16 here."),
