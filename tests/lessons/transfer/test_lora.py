@@ -263,12 +263,26 @@ def test_the_scale_travels_with_the_adapters():
 
 
 @pytest.mark.parametrize(
-    "change", [lambda state: list(state.items()), lambda state: {k: t.numpy() for k, t in state.items()}]
+    ("change", "sentence"),
+    [
+        (lambda state: list(state.items()), "a dict of tensors, as adapter_state"),
+        (
+            lambda state: state | {"body.dense.up": state["body.dense.up"].numpy()},
+            r"body\.dense\.up is no dense tensor",
+        ),
+        (
+            lambda state: state | {"body.dense.up": state["body.dense.up"].to("meta")},
+            "up is no dense tensor with values",
+        ),
+        (lambda state: state | {"body.dense.up": state["body.dense.up"].to_sparse()}, "up is no dense tensor"),
+    ],
 )
-def test_a_state_that_is_none_is_refused(change):
+def test_a_state_that_is_none_is_refused_before_anything_is_loaded(change, sentence):
     model = adapted()
-    with pytest.raises(ValueError, match="a dict of tensors, as adapter_state"):
-        load_adapters(model, change(adapter_state(model)))
+    before = adapter_state(model)
+    with pytest.raises(ValueError, match=sentence):
+        load_adapters(model, change({name: torch.zeros_like(t) for name, t in before.items()}))
+    assert all(torch.equal(adapter_state(model)[name], t) for name, t in before.items())
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)

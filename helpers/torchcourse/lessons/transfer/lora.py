@@ -227,8 +227,11 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             for what is no dict of tensors.
     """
     adapted = _adapted(model)
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping):
         raise ValueError("The state of adapters is a dict of tensors, as adapter_state() gives it.")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
+            raise ValueError(f"{name} is no dense tensor with values. adapter_state() gives a dict of these.")
     scales = {f"{name}.scale": layer for name, layer in adapted.items()}
     own = {f"{n}.{part}": getattr(layer, part) for n, layer in adapted.items() for part in ("down", "up")}
     for name in sorted(scales.keys() - state.keys()):
