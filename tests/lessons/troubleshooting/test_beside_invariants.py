@@ -208,6 +208,25 @@ def test_replicas_share_the_mean_of_means(share: Callable, reduction: str, alarm
     assert names(replicas("the same", share, reduction)) == alarms
 
 
+def test_of_replicas_a_layer_may_be_frozen_on_the_way() -> None:
+    def program(watch: Watch) -> None:
+        models = [dense() for _ in range(3)]
+        for model in models[1:]:
+            model.load_state_dict(models[0].state_dict())
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
+        x, y = clouds(10 * 8)
+        with watch(models[0], optimizers[0]):
+            for number, rows in enumerate(torch.arange(len(x)).split(8)):
+                models[0][0].requires_grad_(number < 5)
+                for model, optimizer in reversed([*zip(models, optimizers, strict=True)]):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x[rows]), y[rows]).backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+
+    assert "ranks_summed" not in names(program)
+
+
 def test_weights_kept_in_full_precision_are_no_replica() -> None:
     def program(watch: Watch) -> None:
         model, (x, y) = dense().to(torch.bfloat16), clouds(10 * 16)

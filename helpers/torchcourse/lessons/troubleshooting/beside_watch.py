@@ -208,13 +208,13 @@ class Beside(Watcher):
                 self._of_others.add(id(leaf))
 
     def _sum_of_replicas(self) -> torch.Tensor | None:
-        total, size = gradient_vector(self.loop.optimizer), len(parameters_of(self.loop.optimizer))
-        for replica in self._replicas.values():
-            found = [q.grad.flatten() for kept in replica if (q := kept()) is not None and q.grad is not None]
-            if len(found) != size:
-                return None
-            total = total + torch.cat(found)
-        return total
+        """Return the sum of the model's gradient and those of its replicas; None where a parameter has none."""
+        replicas = [[q for kept in replica if (q := kept()) is not None] for replica in self._replicas.values()]
+        own = parameters_of(self.loop.optimizer)
+        gradients = [[p.grad for p in one if p.grad is not None] for one in (own, *replicas)]
+        if any(len(found) != len(own) for found in gradients):
+            return None
+        return torch.stack([torch.cat([grad.to_dense().flatten() for grad in found]) for found in gradients]).sum(0)
 
 
 def _leaves(graph: Iterable[Any]) -> Iterator[torch.Tensor]:
