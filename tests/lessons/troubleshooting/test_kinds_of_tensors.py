@@ -305,7 +305,7 @@ def test_an_average_and_a_loss_with_parameters_may_be_of_any_kind(kind):
     probe.alarms()
 
 
-@pytest.mark.parametrize("kind", ["plain", "meta", "fake", "sparse", "nested", "float8", "batched"])
+@pytest.mark.parametrize("kind", ["plain", "meta", "fake", "sparse", "nested", "float8", "batched", "quantized"])
 def test_stored_samples_and_a_second_network_may_be_of_any_kind(kind):
     model = nn.Sequential(nn.Linear(4, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -328,6 +328,8 @@ def test_stored_samples_and_a_second_network_may_be_of_any_kind(kind):
                 nested.unbind()[0].mul_(2)
             if kind == "float8":
                 torch.ones(8, 4).to(torch.float8_e4m3fn)[:2].copy_(torch.ones(2, 4))
+            if kind == "quantized":
+                torch.quantize_per_tensor(torch.ones(8, 4), 0.1, 0, torch.qint8)[:2].copy_(torch.ones(2, 4))
             optimizer.zero_grad()
             loss = model(X).square().mean()
             if kind == "batched":

@@ -87,11 +87,12 @@ class Stored(Watcher):
             known.came_back = _print(part) == known.print
 
     def _on_written(self, name: str, part: torch.Tensor, values: tuple) -> None:
-        place, print_, now = _place(part), _print(part), self.loop.step
+        place, now = _place(part), self.loop.step
         known = self._places.get(place)
         fills, full = name not in _CHANGING, len(self._places) >= PLACES_AT_MOST
         if part.requires_grad or not part.is_floating_point() or (known is None and (fills or full)):
             return
+        print_ = _print(part)
         if known is None:
             self._places[place] = _Written(print_, now)
             return
