@@ -441,6 +441,14 @@ def test_a_dropout_drops_the_smaller_part(share: float, alarms: list[str]) -> No
     assert names(dense(12, 4, nn.Dropout(share)), F.cross_entropy) == alarms
 
 
+def test_an_embedding_may_be_called_by_keywords() -> None:
+    class Looks(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.embedding(weight=self.weight, indices=x.argmax(dim=1), padding_idx=0)
+
+    assert names(Looks(4, 12), F.cross_entropy) == []
+
+
 @pytest.mark.parametrize(("own", "alarms"), [(True, []), (False, ["clipped_nothing"])])
 def test_it_is_the_model_that_is_clipped(own: bool, alarms: list[str]) -> None:
     model, (x, y) = dense(), clouds(192)

@@ -83,8 +83,10 @@ class SequenceWatch(Watcher):
             self._on_einsum(args[0], list(operands))
         elif name == "embedding":
             index = call.get(2, "padding_idx")
-            if index is not None and index >= 0 and call.first.dim() == 2 and len(self.looked_up) < KEPT_AT_MOST:
-                self.looked_up.append((call.first.detach().cpu().clone(), index))
+            tokens = call.first  # None where torch.embedding is called by keywords: it has others
+            known = isinstance(tokens, torch.Tensor) and index is not None and index >= 0
+            if known and tokens.dim() == 2 and len(self.looked_up) < KEPT_AT_MOST:
+                self.looked_up.append((tokens.detach().cpu().clone(), index))
         else:
             self._on_mask(call)
 
