@@ -77,12 +77,13 @@ class Teachers(Watcher):
     def _on_weight(self, weight: Any) -> None:
         if not isinstance(weight, torch.Tensor) or not can_be_kept(weight):
             return
-        key, now = id(weight), weight.detach().double().sum().item()
+        key = id(weight)
         self.shapes.add(weight.shape)
         self.changed = self.changed or key in self._own
         self.repeated = self.repeated or key in self._used
         self._used.add(key)
         if key in self._weights or len(self._weights) < WEIGHTS_AT_MOST:
+            now = weight.detach().double().sum().item()
             kept, before = self._weights.setdefault(key, (weakref.ref(weight), now))
             self.changed = self.changed or kept() is not weight or now != before
 
