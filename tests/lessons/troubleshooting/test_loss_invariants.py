@@ -1,13 +1,13 @@
 """Sizes and sums of losses: each misuse raises its alarm, and what is right raises none."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, TensorDataset
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.makers import from_directions, maker
@@ -228,6 +228,35 @@ def test_a_mean_is_not_divided_by_the_size_of_the_data(divisor: str, parts: int,
     assert [alarm.name for alarm in probe.alarms()] == alarms
 
 
+class OfARank(DistributedSampler):
+    """A rank's share of what a sampler deals, as Lightning and Catalyst wrap one."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__(range(len(sampler)), num_replicas=2, rank=0)
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        dealt = list(self.sampler)
+        return (dealt[number] for number in super().__iter__())
+
+
+@pytest.mark.parametrize(("divided", "alarms"), [(True, ["mean_divided_again"]), (False, [])])
+def test_a_mean_is_not_divided_by_the_size_of_a_ranks_share(divided: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(*clouds(144))
+    sampler = OfARank(RandomSampler(data))
+    model, loader = nn.Linear(12, 4), DataLoader(data, 12, sampler=sampler)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            for x, y in loader:
+                optimizer.zero_grad()
+                (F.cross_entropy(model(x), y) / (len(sampler) if divided else 1)).backward()
+                optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
 def test_the_weight_of_a_loss_may_be_1_in_10() -> None:
     torch.manual_seed(0)
     model, (x, y) = nn.Linear(12, 4), clouds(60)
@@ -240,10 +269,37 @@ def test_the_weight_of_a_loss_may_be_1_in_10() -> None:
     assert probe.alarms() == []
 
 
-@pytest.mark.parametrize(("share", "alarms"), [(0.9, ["drops_nearly_all"]), (0.5, [])])
-def test_a_dropout_function_drops_the_smaller_part(share: float, alarms: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("drop", "alarms"),
+    [
+        (lambda x, training: F.dropout(x, p=0.9, training=training), ["drops_nearly_all"]),
+        (lambda x, training: torch.dropout(x, 0.9, training), ["drops_nearly_all"]),
+        (lambda x, training: F.dropout(x, training=training), []),
+        (lambda x, _: torch.dropout(x, p=0.9, train=False), []),
+    ],
+)
+def test_a_dropout_function_drops_the_smaller_part(drop: Callable, alarms: list[str]) -> None:
     class Dropping(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(F.dropout(x, p=share, training=self.training))
+            return super().forward(drop(x, self.training))
 
     assert names(Dropping(12, 4), F.cross_entropy) == alarms
+
+
+@pytest.mark.parametrize("kind", ["of one's own", "of no samples"])
+def test_of_accumulated_losses_some_may_say_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = nn.Linear(12, 4), clouds(96)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(96).split(16):
+            for part in rows.split(8):
+                if kind == "of one's own" and rows[0] == 0:
+                    (-model(x[part]).log_softmax(dim=1)[torch.arange(8), y[part]].mean() / 2).backward()
+                else:
+                    (F.cross_entropy(model(x[part]), y[part]) / 2).backward()
+            if kind == "of no samples":
+                F.cross_entropy(model(x[:0]), y[:0]).nan_to_num().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [alarm.name for alarm in probe.alarms()] == (["not_finite"] if kind == "of no samples" else [])

@@ -176,6 +176,49 @@ def test_a_frozen_part_may_stay_in_evaluation_mode(drops: bool, alarms: list[str
     assert names(program) == alarms
 
 
+class Fills(nn.Module):
+    """Puts 0 where a number is missing, and looks whole numbers up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.nan_to_num() if x.is_floating_point() else self.words(x)
+
+
+@pytest.mark.parametrize(("mode", "alarms"), [(False, []), (True, ["train_in_evaluation"])])
+def test_numbers_that_are_missing_are_no_difference_between_training_and_validation(
+    mode: bool, alarms: list[str]
+) -> None:
+    def program(watch: Watch) -> None:
+        model = nn.Sequential(Fills(), dense(12, 4, nn.Dropout(0.1)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        x, y = clouds(128)
+        x[::5, 3] = torch.nan
+        with watch(model, optimizer):
+            for _ in range(2):
+                for rows in torch.randperm(96).split(24):
+                    step(model.train(), optimizer, x[rows], y[rows])
+                with torch.no_grad():
+                    model.train(mode)(x[96:])
+
+    assert names(program) == alarms
+
+
+def test_words_beside_numbers_hide_no_layers_in_a_row() -> None:
+    def program(watch: Watch) -> None:
+        model = nn.Sequential(Fills(), nn.Linear(12, 24), nn.Linear(24, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with watch(model, optimizer):
+            for x, y in batches(*clouds(96), steps=4):
+                (F.cross_entropy(model(x), y) + F.cross_entropy(model(torch.randint(9, (len(x),))), y)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    assert names(program) == ["nothing_nonlinear"]
+
+
 @pytest.mark.parametrize(
     ("layers", "alarms"),
     [

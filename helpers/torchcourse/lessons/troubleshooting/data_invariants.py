@@ -70,8 +70,9 @@ def _norm_behind_frozen(run: WatchedRun) -> bool:
 
 
 def _unlike(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two means are more than a spread apart, or the spreads differ by more than a factor of 2."""
-    return abs(other[0] - one[0]) > one[1] or not 0.5 < other[1] / max(one[1], 1e-12) < 2
+    """Whether two means are more than a spread apart, or the spreads differ by a factor of 2; never of NaN."""
+    factor = other[1] / max(one[1], 1e-12)
+    return abs(other[0] - one[0]) > one[1] or factor <= 0.5 or factor >= 2
 
 
 def _smooth(batches: list[torch.Tensor]) -> bool:

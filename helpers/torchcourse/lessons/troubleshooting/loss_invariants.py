@@ -293,7 +293,7 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
         )
     counts = [[int(loss.counted.sum()) for loss in part] for part in per_step]
     padded = any(not loss.counted.all() for part in per_step for loss in part)
-    apart = [part for part in counts if (max(part) - min(part)) > COUNTS_APART * sum(part) / len(part)]
+    apart = [part for part in counts if part and max(part) - min(part) > COUNTS_APART * sum(part) / len(part)]
     if padded and len(apart) > len(counts) / 2:
         yield Alarm(
             "means_of_means",
@@ -335,4 +335,4 @@ def sums(run: WatchedRun) -> Iterator[Alarm]:
 
 def _constant(loss: Loss) -> bool:
     """Whether all targets are the same number, as those for what is real and for what is made."""
-    return bool((loss.target == loss.target.flatten()[0]).all())
+    return bool((loss.target == loss.target.flatten()[:1]).all())

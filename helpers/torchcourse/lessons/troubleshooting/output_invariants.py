@@ -101,8 +101,8 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
 def bent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """Several layers do more than one could: something between them is not linear."""
     layers = [m for m in run.model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
-    seen, one = _last_batch(run)
-    if seen is None or one is None or not one.is_floating_point() or len(layers) < 2:
+    seen, one = _last_batch(run, measured=True)
+    if seen is None or one is None or len(layers) < 2:
         return
     ends = min(layers[0].in_features, layers[-1].out_features)
     if any(layer.out_features < ends or layer.bias is None for layer in layers[:-1]):
@@ -278,10 +278,11 @@ def _given_tokens(run: WatchedRun, loss: Loss) -> Iterator[_Given]:
                 yield _Given(call, leaf, target, target != loss.ignored, place == seen.call.first)
 
 
-def _last_batch(run: WatchedRun) -> tuple[Pass | None, torch.Tensor | None]:
-    """Return the last pass with 4 samples or more that was learned from, and what it got."""
-    kept = [seen for seen in run.trained if seen.inputs is not None and len(seen.inputs) >= 4]
-    return (kept[-1], kept[-1].inputs) if kept else (None, None)
+def _last_batch(run: WatchedRun, measured: bool = False) -> tuple[Pass | None, torch.Tensor | None]:
+    """Return the last pass with 4 samples or more (of measured numbers) that was learned from, and what it got."""
+    given = ((seen, seen.inputs) for seen in reversed(run.trained) if seen.inputs is not None)
+    large = ((seen, batch) for seen, batch in given if len(batch) >= 4)
+    return next((one for one in large if one[1].is_floating_point() or not measured), (None, None))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import IterableDataset, RandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.surroundings import Iteration
@@ -134,8 +134,9 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
         )
     starts: dict[tuple, list[int]] = {}
     for entry in run.around.iterations:
-        if isinstance(getattr(entry.source, "sampler", None), RandomSampler):  # perhaps made again for each epoch
-            starts.setdefault((entry.source.batch_size, len(entry.source)), []).append(entry.step)
+        if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):
+            loader: DataLoader = entry.source  # perhaps made again for each epoch
+            starts.setdefault((loader.batch_size, len(loader)), []).append(entry.step)
     for begun in starts.values():
         dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.steps)])]
         for one, two in pairwise(dealt):

@@ -21,7 +21,7 @@ MEASURING: set[Callable] = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_los
 LOSSES = CLASSIFYING | LOGISTIC | MEASURING | {F.kl_div}
 OTHER_LOSSES = {F.ctc_loss, F.poisson_nll_loss, F.cosine_embedding_loss, F.hinge_embedding_loss, F.soft_margin_loss}
 OTHER_LOSSES |= {F.margin_ranking_loss}
-DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 _BACKWARD = {torch.Tensor.backward, torch.autograd.backward}
 
 
@@ -53,8 +53,9 @@ class TorchCall:
 
     @property
     def drops(self) -> bool:
-        """Whether this is a call of a dropout function that drops something."""
-        return self.function in DROPOUTS and self.get(2, "training", True) and self.get(1, "p", 0.5) > 0
+        """Whether this is a call of a dropout function, of torch or torch.nn.functional, that drops something."""
+        trains = self.get(2, "training", self.kwargs.get("train", True))  # torch.dropout has the shorter name
+        return self.name in _DROPOUTS and trains and self.get(1, "p", 0.5) > 0
 
 
 class TorchCalls(TorchFunctionMode):

@@ -46,8 +46,8 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     elif never:
         yield Alarm(
             "gradients_empty",
-            f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and all gradients of the "
-            "optimizer were 0. Was the loss cut off from the model by item(), detach() or no_grad()?",
+            f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and the optimizer got no "
+            "gradient other than 0. Was the loss cut off from the model by item(), detach() or no_grad()?",
         )
     elif len(empty) >= 2 and run.backward_seen:
         yield Alarm(
@@ -231,8 +231,12 @@ def _in_training_mode(block: list[Pass], trained: list[torch.Tensor]) -> list[Pa
     how much the dropout scatters.
     """
     found = [seen for seen in block if seen.training and seen.step and not seen.cumulative and not seen.recorded]
-    others = trained + inputs_of(found)  # once more itself
-    return [s for s in found if s.inputs is None or sum(torch.equal(s.inputs, other) for other in others) == 1]
+    others = trained + inputs_of(found)
+
+    def again(given: torch.Tensor) -> bool:
+        return any(other is not given and torch.equal(other, given) for other in others)
+
+    return [seen for seen in found if seen.inputs is None or not again(seen.inputs)]
 
 
 def statistics(run: WatchedRun) -> Iterator[Alarm]:
@@ -321,8 +325,9 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
     alone = len(found) == len(steps) >= 3 and all(len(step.backwards) == 1 and not step.closure for step in steps)
     if not alone or any(loss.reduction != "mean" or not loss.target.dim() for loss in found):
         return
-    wholes = {len(loader.dataset) for loader in run.loaders if hasattr(loader.dataset, "__len__")}
-    wholes |= {len(loader) for loader in run.loaders if not isinstance(loader.dataset, IterableDataset)}
+    sources = [source for source in run.sources if hasattr(source, "dataset")]  # loaders, and samplers of ranks
+    wholes = {len(source.dataset) for source in sources if hasattr(source.dataset, "__len__")}
+    wholes |= {len(source) for source in sources if not isinstance(source.dataset, IterableDataset)}
     for sizes in ([len(loss.target) for loss in found], *([whole] * len(found) for whole in wholes)):
         divided = all(abs(step.scale * size - 1) < 1e-3 for step, size in zip(steps, sizes, strict=True))
         if divided and min(sizes) >= MANY and set(sizes) not in WEIGHTS:

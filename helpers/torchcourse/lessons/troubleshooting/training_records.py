@@ -125,7 +125,7 @@ class Loss:
     @property
     def picks_rows(self) -> bool:
         """Whether each row's label is its own number, as where pairs are told from all others."""
-        return torch.equal(self.target, torch.arange(len(self.target)))
+        return self.target.numel() > 0 and torch.equal(self.target, torch.arange(len(self.target)))
 
     @property
     def inputs(self) -> torch.Tensor | None:
