@@ -354,7 +354,7 @@ def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
         listed = ", ".join(f"{runs[0].names[place]} {ratio:.3g}" for place, ratio in zip(wrong, ratios, strict=True))
         raise Wrong(
             "wrong_factor",
-            f"What rank 0 holds is the mean, times a number: {listed}. A mean is a sum over ranks, divided by what?",
+            f"What rank 0 holds is the mean, times a number: {listed}. What is in the row, and by what is it divided?",
         )
     if len(wrong) < len(mean):
         raise Wrong(

@@ -66,7 +66,7 @@ def _judge_gradients(before: list[Tensors], after: list[Tensors], max_norm: floa
     refuse_known(after, _known_factors(before, max_norm), _CLOSE)
     factor = length / whole
     if factor and same(after, _scaled(before, factor), _CLOSE):
-        question = "Is it upside down?" if factor > 1 else "What of a norm adds up over shards and ranks?"
+        question = "Is the factor upside down?" if factor > 1 else "What of a norm adds up over shards and ranks?"
         raise Wrong(
             "wrong_factor",
             f"All gradients are multiplied by the same factor, {factor:.4f}. Their length is {length:.3f} then, and "
