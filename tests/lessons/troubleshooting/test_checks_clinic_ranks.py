@@ -8,6 +8,7 @@ from torch.utils.data import DistributedSampler
 from clinic_repairs import broken
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from torchcourse.lessons.troubleshooting.clinic import Program
 from torchcourse.lessons.troubleshooting.clinic.cases import closed_connection, images_nobody_sees
 from verdicts import accepted, refused
 
@@ -99,6 +100,13 @@ def test_images_nobody_sees_says_what_is_true_of_shares_that_fit_together(orders
         images_nobody_sees._judge_orders(orders, len(orders), 70 if len(orders) == 3 else 64)
     assert refusal.value.symptom == symptom
     assert says in refusal.value.hint
+
+
+def test_images_nobody_sees_compares_orders_of_two_seeds_whatever_the_number_of_epochs(monkeypatch):
+    runs = [images_nobody_sees.Run(order, order, []) for order in fetched(2, 64)]
+    monkeypatch.setattr(images_nobody_sees, "on_ranks", lambda *_given, **_more: runs)
+    with pytest.raises(Wrong, match="in the same order"):
+        images_nobody_sees.judge(Program(SAMPLED), 0)
 
 
 # closed_connection: each rank decides alone when to stop

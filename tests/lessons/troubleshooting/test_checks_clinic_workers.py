@@ -48,11 +48,20 @@ def test_nan_since_new_scanner_refuses(changes, symptom):
     refused(repair(LOSS, *broken(LOSS, *changes)), symptom)
 
 
-def test_nan_since_new_scanner_says_that_the_gradient_alone_has_changed():
-    detached = "(logits.detach().clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()"
-    checked = repair(LOSS, *broken(LOSS, (SUM, detached)))
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (
+            "(logits.detach().clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()",
+            "as before, and its gradient has changed",
+        ),
+        ("-(targets * logits.log()).mean()", "and is now nan."),  # its gradient has changed too
+    ],
+)
+def test_nan_since_new_scanner_says_what_has_changed(loss, says):
+    checked = repair(LOSS, *broken(LOSS, (SUM, loss)))
     refused(checked, "other_loss")
-    assert "as before, and its gradient has changed" in checked.message
+    assert says in checked.message
 
 
 # details_are_lost: sys.exit in a worker
@@ -164,13 +173,18 @@ def test_details_are_lost_says_that_no_record_arrives():
 
 
 @pytest.mark.slow
-def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line():
-    checked = repair(
-        RECORDS, *broken(RECORDS, RAISE, (LINES, LINES + "        [parse_record(x) for x in self.lines]\n"))
-    )
+@pytest.mark.parametrize(
+    ("line", "error", "at"),
+    [
+        ("[parse_record(x) for x in self.lines]", "ValueError: a bad record", 'raise ValueError("a bad record")'),
+        ("open('index')", "FileNotFoundError: [Errno 2] No such file", "open('index')"),  # which no dead worker left
+    ],
+)
+def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line(line, error, at):
+    checked = repair(RECORDS, *broken(RECORDS, RAISE, (LINES, f"{LINES}        {line}\n")))
     refused(checked, "still_stops")
-    assert "or does not begin, with ValueError: a bad record." in checked.message
-    assert 'raise ValueError("a bad record")' in checked.message
+    assert f"or does not begin, with {error}" in checked.message
+    assert at in checked.message
 
 
 def test_augmentation_adds_nothing_says_at_which_line_of_a_worker_it_stops():

@@ -41,7 +41,8 @@ _LEFT_ALONE = (
     "FileNotFoundError",
     "ProcessDied",
 )
-"""What the main process may meet instead of "exited unexpectedly": it was fetching a tensor from the dead worker."""
+"""What the main process may meet instead of "exited unexpectedly", at none of the learner's lines: it was fetching a
+tensor from the dead worker."""
 
 
 def evidence(program: Program) -> None:
@@ -129,7 +130,7 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> tuple[lis
         ) from None
     except RankError as error:
         what = (message_of(error).splitlines() or [error.kind])[0][:120].rstrip(".")
-        if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
+        if "exited unexpectedly" in error.message or (error.kind in _LEFT_ALONE and not still_at(error)):
             raise Wrong(
                 "still_there", f"A worker still ends in the middle of the file: {what}. Which line was it given?"
             ) from None

@@ -75,7 +75,7 @@ def _compare_small(program: Program, logits: torch.Tensor, targets: torch.Tensor
     changed = ""
     if not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
         changed = f"is {right:.4f} as before, and its gradient has changed: does all of the loss depend on the logits?"
-    if abs(value - right) > 1e-3 * right:
+    if not abs(value - right) <= 1e-3 * right:  # a NaN is not either
         changed = f"was {right:.4f}, and is now {value:.4f}."
     if changed:
         raise Wrong(
