@@ -186,6 +186,10 @@ def test_promised_more_refuses(changes, symptom):
     refused(repair(SPLIT, *broken(SPLIT, *changes)), symptom)
 
 
+def test_promised_more_counts_the_versions_of_each_original():
+    assert "the training set has 1 of each original, and 4 versions" in repair(SPLIT, *broken(SPLIT, FIRST)).message
+
+
 # good_only_in_crowds: statistics of the request at hand
 
 READER = "good_only_in_crowds"

@@ -123,6 +123,17 @@ def test_learns_then_forgets_refuses_sums_that_survive_the_call():
     refused(repair("learns_then_forgets", train_epoch), "wrong_value")
 
 
+def test_what_may_be_wrong_with_a_gradient_or_a_log_is_not_said_as_if_it_were_known():
+    smooth = f"{ZERO}        loss = F.cross_entropy(model(images), labels, label_smoothing=0.1 * (count > 0))\n"
+    checked = repair("learns_then_forgets", *broken("learns_then_forgets", (BACKWARD, smooth + BACKWARD)))
+    refused(checked, "still_there")
+    assert "Perhaps" in checked.message
+    summed = (BACKWARD, DIVIDED[0]), ("return total / len(loader)", "return total")
+    checked = repair("big_batch_diverges", *broken("big_batch_diverges", *summed))
+    refused(checked, "wrong_value")
+    assert checked.message.endswith("too?")
+
+
 # big_batch_diverges
 
 DIVIDED = ("        (loss / accumulate).backward()\n", "        loss.backward()\n")

@@ -145,6 +145,11 @@ def test_head_that_sleeps_refuses(given, symptom):
     refused(repair("head_that_sleeps", *given), symptom)
 
 
+def test_head_that_sleeps_speaks_of_no_settings_that_an_optimizer_does_not_have():
+    adam = parts("head_that_sleeps", NEW.replace(", momentum=0.9", "").replace("SGD", "Adam"))
+    assert repair("head_that_sleeps", *adam).message.endswith("Yours is Adam.")
+
+
 # loss_that_stands_still
 
 FREEZE = "    for parameter in model.parameters():\n        parameter.requires_grad_(False)\n"
@@ -213,3 +218,16 @@ def test_loss_that_stands_still_names_what_of_the_new_layer_the_optimizer_lacks(
     checked = repair("loss_that_stands_still", *broken("loss_that_stands_still", *weight_alone))
     refused(checked, "still_there")
     assert "holds 1 tensor, and of the new layer's these are not among them: bias." in checked.message
+
+
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        ((REPLACE, ""), "10 outputs and weights of the old task."),
+        ((REPLACE, REPLACE.replace("classes)", "classes + 1)")), "4 outputs."),
+    ],
+)
+def test_loss_that_stands_still_says_what_is_old_in_the_last_layer(change, layer):
+    checked = repair("loss_that_stands_still", *broken("loss_that_stands_still", change))
+    refused(checked, "old_layer")
+    assert checked.message.endswith(f"Yours has {layer}")

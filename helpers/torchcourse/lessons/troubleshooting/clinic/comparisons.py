@@ -198,13 +198,10 @@ def expect_pair(given: Any, names: str) -> None:
 def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Refuse every optimizer but SGD with momentum 0.9 and nothing else."""
     plain = {"momentum": 0.9, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False}
-    changed = [
-        f"{name}={group.get(name)}"
-        for group in optimizer.param_groups
-        for name in plain
-        if group.get(name) != plain[name]
-    ]
-    if type(optimizer) is not torch.optim.SGD or changed:
+    is_sgd = type(optimizer) is torch.optim.SGD
+    groups = optimizer.param_groups if is_sgd else []  # another optimizer has other settings
+    changed = [f"{name}={group[name]}" for group in groups for name in plain if group[name] != plain[name]]
+    if not is_sgd or changed:
         raise Wrong(
             "other_optimizer",
             "The optimizer was SGD with momentum 0.9, and it was not at fault. Yours is "

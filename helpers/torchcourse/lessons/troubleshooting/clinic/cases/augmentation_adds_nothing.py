@@ -19,6 +19,7 @@ from torchcourse.lessons.troubleshooting.clinic.comparisons import (
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
+from torchcourse.units import counted
 
 EPOCHS, BATCH = 2, 32
 log = log_separately
@@ -136,8 +137,8 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
         raise Wrong(
             "no_augmentation",
             f"The brightness now lies between {low:.2f} and {high:.2f} with a spread of {spread:.2f}, and the "
-            f"{len(first)} numbers of the first batch are {len(first.unique())} different ones. It was drawn evenly "
-            "between 0.5 and 1.5: that is what the model is to get used to.",
+            f"{len(first)} numbers of the first batch take {counted(len(first.unique()), 'value')}. It was drawn "
+            "evenly between 0.5 and 1.5: that is what the model is to get used to.",
         )
     total = drawn.shape[1]
     within = total - len(drawn[0].unique())

@@ -70,7 +70,7 @@ def judge(program: Program, seed: int) -> str:
         expect_own_optimizer(given)
         expect_training_mode(given)
         expect_mode(given.model, training=True)
-        _judge_report(given.returned, right.returned, accumulate)
+        _judge_report(given.returned, right.returned)
     with called_with("4 batches of 256 samples, 4 of them per step; each sample has 4 numbers"):
         _judge_memory(program.accumulated_epoch)
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
@@ -96,7 +96,7 @@ def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Op
     return sum(losses) / len(losses)
 
 
-def _judge_report(given: Any, right: float, accumulate: int) -> None:
+def _judge_report(given: Any, right: float) -> None:
     expect_no_graph(given)
     found = number(given)
     if found is None:
@@ -105,7 +105,7 @@ def _judge_report(given: Any, right: float, accumulate: int) -> None:
         raise Wrong(
             "wrong_value",
             f"The steps are right. The reported loss of a batch, the mean over the batches, should be {right:.4f}, and "
-            f"is {found:.4f}. What is divided for the gradient of {accumulate} batches is not for the log.",
+            f"is {found:.4f}. Is what is divided for the gradient divided in the log too?",
         )
 
 

@@ -73,7 +73,7 @@ def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: floa
         raise Wrong(
             "left_out",
             f"A model with the parts {', '.join(name for name, _ in model.named_children())}: {', '.join(missing)} "
-            "in no group. The docstring says which parameters are new. What if the next model has other names?",
+            "in no group. The docstring says who learns at which rate. What if the next model has other names?",
         )
     for name, key in names.items():
         found, wanted = rate_of[key], rate if name in new else rate / 10

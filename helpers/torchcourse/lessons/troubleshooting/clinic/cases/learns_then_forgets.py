@@ -94,8 +94,8 @@ def _compare(turn: int, step: Step, expected: Step, rate: float) -> None:
         raise Wrong("first_step", "The very first gradient is not that of the first batch's mean loss.")
     raise Wrong(
         "still_there",
-        f"At step {turn} of the two epochs the gradient is not that of its own batch: what earlier batches left is "
-        "still in it, or it is that of other samples.",
+        f"At step {turn} of the two epochs the gradient is not that of its own batch's mean loss. Perhaps what earlier "
+        "batches left is still in it, or it comes from other samples or from a different loss.",
     )
 
 

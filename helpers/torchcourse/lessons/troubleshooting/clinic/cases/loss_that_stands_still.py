@@ -76,11 +76,11 @@ def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int, l
             f"A model of {layers} layers came, the last one Linear with 12 inputs and a bias; it leaves with "
             f"{len(model)}, the last one {last}. Only the number of outputs was to change.",
         )
-    if last.out_features != classes or any(torch.equal(row, old) for row in last.weight for old in old_weight):
+    old = " and weights of the old task" if any(torch.equal(a, b) for a in last.weight for b in old_weight) else ""
+    if last.out_features != classes or old:
         raise Wrong(
             "old_layer",
-            f"A task of {classes} classes needs a new last layer. Yours has {last.out_features} outputs, or weights of "
-            "the old task.",
+            f"A task of {classes} classes needs a new last layer. Yours has {last.out_features} outputs{old}.",
         )
     if not all(parameter.requires_grad for parameter in last.parameters()):
         raise Wrong("head_frozen", "The new layer is frozen too: it has nothing to learn with.")

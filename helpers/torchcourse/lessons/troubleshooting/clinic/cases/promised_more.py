@@ -69,8 +69,8 @@ def judge(program: Program, seed: int) -> str:
     if torch.initial_seed() != _SEED + seed:
         raise Wrong(
             "seeded",
-            "Nothing leaks, but your function sets the seed of the whole program: after it, runs with different seeds "
-            "draw the same numbers. A torch.Generator of its own would leave the others alone.",
+            "Nothing leaks, but your function sets the seed of the whole program: what is drawn after it no longer "
+            "follows from the program's own seed. A torch.Generator of its own would leave the others alone.",
         )
     return (
         f"Healed: none of {originals} originals is on both sides, none is lost, and the training set still has "
@@ -107,11 +107,12 @@ def _judge_originals(train: torch.Tensor, val: torch.Tensor, originals: int, sha
 def _judge_copies(train: Split, copies: int) -> None:
     each = _numbers(train).bincount()
     each = each[each > 0]
-    if not bool((each == copies).all()):
+    least, most = int(each.min()), int(each.max())
+    if least != copies or most != copies:
         raise Wrong(
-            "copies_lost" if each.min() < copies else "too_many_copies",
-            f"Nothing leaks, but an original has {int(each.min())} to {int(each.max())} versions in the training set, "
-            f"and {copies} were asked for.",
+            "copies_lost" if least < copies else "too_many_copies",
+            f"Nothing leaks, but the training set has {least if least == most else f'{least} to {most}'} of each "
+            f"original, and {copies} versions were asked for.",
         )
     if train[0].flatten(1).std(dim=1).min() < 0.1:
         raise Wrong("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
