@@ -221,7 +221,7 @@ def _say_what_is_alive(device: SimulatedDevice, batches: int) -> str:
     alive = device.by_kind()["activations"]
     text = f"Still out of memory: {batches} batches do not go through a device of {format_bytes(device.capacity)}, "
     if not alive:
-        return f"{text}though no activation is kept. How many samples go through the model at once?"
+        return f"{text}though no activation is kept for a backward pass. How many samples go through the model at once?"
     return (
         f"{text}where one does. {format_bytes(alive)} of activations are alive when it happens. Who still needs the "
         "activations of the first batch?"

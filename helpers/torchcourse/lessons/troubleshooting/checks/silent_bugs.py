@@ -101,8 +101,8 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
 _WRONGLY_LISTED = {
     "learns": (
         "no_copy",
-        "You list parameters that have changed. The optimizer changes them in place: is what you kept from before a "
-        "copy, or the same tensor?",
+        "You list parameters that have changed, and the others are asked for. The optimizer changes them in place: is "
+        "what you kept from before a copy, or the same tensor?",
     ),
     "frozen": ("frozen_listed", "Parameters that are not trainable are frozen on purpose: leave them out."),
     "rare": ("one_step_only", "'rare' learned in step 3 of {steps}: compare after the last step, and not after one."),
@@ -118,11 +118,23 @@ _WRONGLY_LISTED = {
         "sizes_compared",
         "Each number of 'mirrored' has changed, and not their size. Compare number by number.",
     ),
+    "table": (
+        "partly_changed",
+        "One row of 'table' has changed, and you list it. Unchanged is a parameter of which every number is.",
+    ),
+    "left_out.scale": (
+        "buffer_listed",
+        "'left_out.scale' is a buffer: nobody means to train it. Asked for are parameters.",
+    ),
 }
 _NOT_LISTED = {
     "left_out": (
         "gradients_only",
         "'left_out' has a gradient in every step, and never changes: no optimizer has it. Look at the values.",
+    ),
+    "zeroed": (
+        "zero_gradients",
+        "'zeroed' has a gradient in every step, which is 0: it never changes. Look at the values.",
     ),
 }
 
@@ -284,7 +296,8 @@ def _judge_start(answer: list, right: list[str], what: str, classes: int) -> Non
     if "softmax twice" in answer and "softmax twice" not in right:
         raise Wrong(
             "half_looked_at",
-            f"There are {what}, and you call it a softmax. All rows, none below 0, each adding up to 1.",
+            f"Given {what}, you find 'softmax twice'. Does your list begin empty in each call, and do you ask whether "
+            "each row adds up to 1, with no number below 0?",
         )
     if "softmax twice" in right and "softmax twice" not in answer:
         raise Wrong(
