@@ -311,7 +311,9 @@ def another_schedule(run, state):
     ],
 )
 def test_other_ways_to_go_on_differently_are_refused(learner, symptom):
-    refused(check.resume(learner), symptom)
+    checked = check.resume(learner)
+    refused(checked, symptom)
+    assert ("BatchNorm" in checked.message) == (symptom == "buffers"), "of other weights, statistics say nothing"
 
 
 # Samples
@@ -407,7 +409,7 @@ def draw(image, generator):
         (lambda image, *key: by_own_generator(image.double(), *key), "dtype"),
         (lambda image, *key: image + 0.1 * torch.randn(image.shape[-1], generator=generator_of(*key)), "repeated"),
         (lambda image, *key: image + 0.1 * torch.randn(1, generator=generator_of(*key)), "repeated"),
-        (lambda image, *key: image + 0.1 * torch.randn(1, 28, 28, generator=generator_of(*key)), "repeated"),
+        (lambda image, *key: image + 0.1 * torch.randn(3, 28, 28, generator=generator_of(*key)), "raised_RuntimeError"),
     ],
 )
 def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):

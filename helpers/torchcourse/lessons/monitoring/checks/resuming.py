@@ -81,8 +81,10 @@ def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None
     right = run.model.state_dict()
     for name, tensor in again.model.state_dict().items():
         if not torch.equal(tensor, right[name]):
+            if name in parameters:
+                raise Wrong("model", f"{when}, {name} is not as it was: the model begins with other weights.")
             raise Wrong(
-                "model" if name in parameters else "buffers",
+                "buffers",
                 f"{when}, {name} is not as it was. The parameters are not all of a model: BatchNorm also keeps "
                 "statistics.",
             )
@@ -132,7 +134,7 @@ Noisy = Callable[[torch.Tensor, int, int, int], torch.Tensor]
 @check
 def noisy_image(learner: Noisy) -> str:
     """Draw the same sample after other draws, and compare samples that have to differ."""
-    image = torch.linspace(0, 1, 3 * 784).view(3, 28, 28)
+    image = torch.linspace(0, 1, 3 * 28 * 20).view(3, 28, 20)  # not square, so that no size is taken for another
     torch.manual_seed(0)
     first = result_of(learner, image, 0, 1, 5, what="the image, which would carry this noise into the next epoch")
     first = tensor_of(first, image.shape, f"Return an image of shape {list(image.shape)}.", image.dtype)
