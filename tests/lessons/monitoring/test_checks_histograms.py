@@ -138,7 +138,7 @@ def by_list(batches, edges):
         (lambda batches, edges: bucketized(list(batches)[:1], edges), "one_batch"),
         (inner, "lost_outside"),
         (between_each_two_edges, "lost_outside"),
-        (just_below_the_last_edge, "raised_RuntimeError"),
+        (just_below_the_last_edge, "one_unit"),
         (lambda batches, edges: sum(torch.histc(batch, len(edges) - 1) for batch in batches), "own_range"),
         (lambda batches, edges: bucketized(batches, edges) / 101, "shares"),
         (lambda batches, edges: bucketized(batches, edges).tolist(), "wrong_type"),

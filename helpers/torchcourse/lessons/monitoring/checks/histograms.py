@@ -22,8 +22,17 @@ def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], to
     for edges, unit in ((torch.linspace(-2, 2, 9), 1), (unequal, 1), (unequal.double(), 1), (unequal * _FAR, _FAR)):
         batches = _histogram_batches(edges, generator, unit)
         read = edges.clone()
-        with CountWaits() as waits:
-            given, most, results = _count_once(learner, batches, read)
+        try:
+            with CountWaits() as waits:
+                given, most, results = _count_once(learner, batches, read)
+        except (RuntimeError, IndexError) as error:
+            if unit == 1:
+                raise
+            raise Wrong(
+                "one_unit",
+                f"Right for edges from -1 to 3. With edges and values {unit:,} times as large, your code stops: "
+                f"{error}. Is a distance to an edge in it, as `- 1e-6`? What is small depends on the edges.",
+            ) from error
         waited, kept = waited + waits.count, max(kept, results)
         bins = len(edges) - 1
         given = tensor_of(
