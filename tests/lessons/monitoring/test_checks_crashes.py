@@ -216,7 +216,6 @@ def as_tensor(order, done, rank, ranks):
     return torch.tensor(order)[done : done + 64].tensor_split(ranks)[rank]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("learner", [deal_by_samples, in_blocks, in_a_loop, as_tensor])
 def test_dealing_is_accepted(learner):
     accepted(check.deal(learner))
