@@ -5,6 +5,7 @@ import copy
 import heapq
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -202,6 +203,14 @@ def all_at_once(objective, trials, generator):
     return best
 
 
+def test_wrong_losses_are_said_with_the_right_ones():
+    def sums(*given):
+        rates, losses = sweep()(*given)
+        return rates, [16 * loss for loss in losses]
+
+    assert re.search(r"begin 17\.579, .* begin 1\.099, ", check.range_test(sums).message)
+
+
 @pytest.mark.parametrize("learner", [searching(), all_at_once])
 def test_random_search_accepts(learner):
     accepted(check.random_search(learner))
@@ -296,6 +305,7 @@ def gridded(low, high, dice):
     [
         (searching(draw=lambda low, high, dice: dice.uniform(low, high)), "not_log"),
         (searching(draw=gridded), "repeats"),
+        (searching(draw=lambda low, high, dice: math.sqrt(low * high)), "repeats"),
         (searching(draw=unseeded), "not_repeatable"),
         (lambda objective, trials, dice: searching()(objective, trials, np.random.default_rng(0)), "not_drawn"),
         (lambda objective, trials, dice: searching()(objective, trials, copy.deepcopy(dice)), "not_used_up"),
@@ -639,6 +649,11 @@ def in_a_hundred_unlucky_ones(first, second, seeds, generator):
 )
 def test_share_found_refuses(learner, symptom):
     refused(check.share_found(learner), symptom)
+
+
+def test_the_share_of_the_other_experiments_is_said_to_be_what_is_left():
+    answer = finding(found=lambda gaps, errors, seeds: abs(gaps) < t95(2 * seeds - 2) * errors)
+    assert "you find it in 95%, which is what 5% leaves." in check.share_found(answer).message
 
 
 @pytest.mark.slow

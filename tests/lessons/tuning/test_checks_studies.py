@@ -397,8 +397,8 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(ddof=1), "ddof"),
         (lambda table, axis: 100 * effect(table, axis), "percent"),
         (lambda table, axis: 1 / effect(table, axis), "upside_down"),
-        (lambda table, axis: effect(table, axis) * table.shape[axis] / table.size, "wrong_value"),
-        (lambda table, axis: 1 - effect(table, axis), "wrong_value"),
+        (lambda table, axis: effect(table, axis) * table.shape[axis] / table.size, "sums"),
+        (lambda table, axis: 1 - effect(table, axis), "the_rest"),
         (lambda table, axis: table.reshape(table.shape[axis], -1).mean(axis=1).var() / table.var(), "reshaped"),
         (lambda table, axis: table.var(axis=axis).mean() / table.var(), "total_effect"),
         (

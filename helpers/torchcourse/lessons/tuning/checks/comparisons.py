@@ -214,7 +214,12 @@ def _refuse_share(where: str, given: float, wanted: float, first: np.ndarray, se
     one, two = (draw.std(axis=1, ddof=1) / math.sqrt(seeds) for draw in draws)
     both, t = np.hypot(one, two), t95(2 * seeds - 2)
     for symptom, share, near, hint in (
-        ("the_others_counted", 1 - wanted, 0.03, "as many as do not find it. Which of the two do you count?"),
+        (
+            "the_others_counted",
+            1 - wanted,
+            0.03,
+            f"which is what {wanted:.0%} leaves. Do you count the experiments that do not find it?",
+        ),
         (
             "no_difference",
             clear_share(first, first, seeds, 4000),

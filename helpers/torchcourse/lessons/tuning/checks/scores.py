@@ -108,6 +108,15 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
             "variance of the means.",
         ),
         "upside_down": (1 / right, "Your share is upside down: the variance of the whole table goes below the line."),
+        "the_rest": (
+            1 - right,
+            "That is what this axis leaves: the mean of the variances, and asked is the variance of the means.",
+        ),
+        "sums": (
+            right * len(means) / table.size,
+            f"You divide sums of squares, one over {len(means)} means, the other over {table.size} values. Variances "
+            "are means of squares.",
+        ),
         "reshaped": (
             table.reshape(len(means), -1).mean(axis=1).var() / table.var(),
             "`reshape` does not move an axis to the front: each of your rows mixes several values of this axis.",
