@@ -32,16 +32,19 @@ _TRACES: list[tuple[Intervals, Intervals, float]] = [
 def exposed(learner: Callable[[Intervals, Intervals], float]) -> str:
     """Compare with hand-made traces: nothing covered, partly covered, in a gap, several of each, none."""
     for computing, sending, right in _TRACES:
-        case = f"Computing {computing}, sending {sending}: "
-        value = number_of(result_of(learner, computing, sending, what="a list"), "milliseconds")
+        value = _exposed(learner, computing, sending)
         if abs(value - right) < 1e-9:
             continue
+        case = f"Computing {computing}, sending {sending}, your function returned {value:g}. "
         if computing is _TRACES[0][0]:
             # In one trace, a different mistake may give the same number.
-            values = [value, number_of(learner(*_TRACES[1][:2]), "milliseconds")]
-            refuse_formula(values, _TRACES[:2], _WRONG_TIMES)
-        raise Wrong("wrong_value", f"{case}{right:g} ms are exposed. Your function returned {value:g}.")
+            refuse_formula([value, _exposed(learner, *_TRACES[1][:2])], _TRACES[:2], _WRONG_TIMES, where=case)
+        raise Wrong("wrong_value", f"{case}{right:g} ms are exposed.")
     return f"{len(_TRACES)} traces: nothing covered, partly covered, in gaps, several spans, none."
+
+
+def _exposed(learner: Callable[[Intervals, Intervals], float], computing: Intervals, sending: Intervals) -> float:
+    return number_of(result_of(learner, computing, sending, what="a list"), "the exposed milliseconds")
 
 
 def _length(spans: Intervals) -> float:
