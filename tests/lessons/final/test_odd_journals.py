@@ -20,9 +20,9 @@ from torchcourse.quiz import recall, review
 KINDS = ["quiz", "check", "prediction", "outcome", "final", "placement", "reasoning", "written", "language", "later"]
 RIGHT_TYPES: dict[str, list[Any]] = {
     "lesson": [example.LESSON, "42_gone"],
-    "question": ["pick-one", "type-text", "put-in-order", "write", "gone"],
-    "asked": ["pick-one", "pick-one-again", "type-text", "put-in-order", "write"],
-    "answer": ["A", "AC", 0.5, "a word"],
+    "question": ["pick-one", "type-number", "type-text", "put-in-order", "write", "gone"],
+    "asked": ["pick-one", "pick-one-again", "type-number", "type-text", "put-in-order", "write"],
+    "answer": ["A", "AC", 0.5, "0.5", "a word"],
     "right": [True, False],
     "sure": [1, 2, 3],
     "misconceptions": [["odd"], []],

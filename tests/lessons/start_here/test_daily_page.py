@@ -208,3 +208,12 @@ def test_letters_are_told_as_they_were_shown(banks: Path) -> None:
     assert "**C. four**" in page
     journal.record("quiz", **names, answer="A", order=["A", "B"], sure=2, right=False, misconceptions=[])
     assert "3. Pick several" in retrospective(language="en").text, "nobody can say what the letter meant"
+
+
+@pytest.mark.usefixtures("banks")
+def test_what_was_a_text_and_is_a_number_now_is_corrected() -> None:
+    names = {"lesson": example.LESSON, "question": "type-number", "asked": "type-number", "form": "text"}
+    journal.record("quiz", **names, answer="7.5", sure=2, right=False, misconceptions=[])
+    page = retrospective(language="en").text
+    assert "My answer: 7.5" in page
+    assert "Correction" in page

@@ -11,7 +11,7 @@ from torchcourse.journal import Entry
 from torchcourse.lessons.start_here.final_results import Result, results
 from torchcourse.lessons.start_here.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz import answers, bank, choice_order, markup
-from torchcourse.quiz.questions import OpenQuestion, Question, Text
+from torchcourse.quiz.questions import ChoiceQuestion, OpenQuestion, Question, Text
 from torchcourse.quiz.reviews import answers_in, review_days, states
 from torchcourse.quiz.texts import say
 from torchcourse.quiz.verdict import explanation, judge
@@ -160,11 +160,13 @@ def _corrections(question: Question | None, entry: Entry) -> list[str]:
     """Return what was wrong with an answer, in the bank's words: the wrong parts, then what was missing."""
     if isinstance(question, OpenQuestion):
         return _open_corrections(question, entry)
-    if question is None or choice_order.answer_now(question, entry) is None:
+    now = choice_order.answer_now(question, entry) if question else None
+    if question is None or now is None:
         return []  # the question has gone or changed since: nobody can say what the answer meant
-    answer, then = entry["answer"], choice_order.as_answered(question, entry)
+    then = choice_order.as_answered(question, entry)
     if then is None or isinstance(then, OpenQuestion) or not then.has_key:
         return []
+    answer = entry["answer"] if isinstance(then, ChoiceQuestion) else now  # letters as they were shown
     remarks = [remark for remark in judge(then, answer).remarks if not remark.right]
     seen = [remark.label for remark in remarks] + (list(str(answer)) if then.kind == "several" else [])
     remarks += [remark for remark in explanation(then) if remark.right and remark.label not in seen]
