@@ -60,7 +60,12 @@ def test_without_ipywidgets_the_static_form_stands_alone(outputs, monkeypatch):
 def test_a_page_that_connects_while_widgets_are_made_gets_them_whole(monkeypatch):
     opened = []
     open_now = widgets.Widget.open
-    monkeypatch.setattr(widgets.Widget, "open", lambda self: opened.append(self.get_state()) or open_now(self))
+
+    def noted(self):
+        opened.append(self.get_state())
+        open_now(self)
+
+    monkeypatch.setattr(widgets.Widget, "open", noted)
     predict("live.bars", "How many?", ["one", "two"]).choose("two").widget()
     card("04_monitoring_and_checkpoints", "manage-training").widget()
     forms = [state for state in opened if "parts" in state]
