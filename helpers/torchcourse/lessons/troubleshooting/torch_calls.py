@@ -54,8 +54,10 @@ class TorchCall:
     @property
     def drops(self) -> bool:
         """Whether this is a call of a dropout function, of torch or torch.nn.functional, that drops something."""
+        if self.name not in _DROPOUTS:
+            return False
         trains = self.get(2, "training", self.kwargs.get("train", True))  # torch.dropout has the shorter name
-        return self.name in _DROPOUTS and trains and self.get(1, "p", 0.5) > 0
+        return trains and self.get(1, "p", 0.5) > 0
 
 
 class TorchCalls(TorchFunctionMode):

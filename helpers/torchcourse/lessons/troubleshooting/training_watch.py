@@ -245,7 +245,7 @@ class TrainingWatch(Loop):
 
     def on_call(self, call: TorchCall) -> None:
         """Note a call that is over: what the parts want to know, losses, differences, and gradients made smaller."""
-        name, out, first = call.name, call.out, call.first
+        name, out = call.name, call.out
         if self.around.states:
             self.around.on_call(call)
         if self._in_step:
@@ -257,10 +257,12 @@ class TrainingWatch(Loop):
             self.dropped.add(self.model.training)
         if call.function in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad and readable(out):
             self._on_loss(call)
-        sides = [side for side in call.args[:2] if isinstance(side, torch.Tensor)]
-        if name in _DIFFERENCES and len(sides) == 2:
-            self._on_difference(*sides)
+        if name in _DIFFERENCES:
+            sides = [side for side in call.args[:2] if isinstance(side, torch.Tensor)]
+            if len(sides) == 2:
+                self._on_difference(*sides)
         if name in _SHRINKING:
+            first = call.first
             first = first[0] if isinstance(first, list | tuple) and first else first
             if any(first is gradient for gradient in gradients_of(self.optimizer)):
                 self.shrunk_in_time += bool(self._since.backwards)
