@@ -59,7 +59,7 @@ def test_a_list_of_all_parameters_ends_before_the_memory_does(monkeypatch):
 def test_where_nothing_is_shared_out_no_equal_parts_are_spoken_of():
     message = check.zero_bytes(lambda p, n, stage: [part * n for part in bytes_a_rank(p, 1, 0)]).message
     assert "stage 0" in message
-    assert "keeps all of them" in message
+    assert "does not share them out" in message
     message = check.zero_bytes(lambda p, n, stage: bytes_a_rank(p, n, stage, each=(2, 2, 12.004))).message
     assert "2 + 2 + 12.004 bytes" in message
 

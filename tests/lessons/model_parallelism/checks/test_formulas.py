@@ -73,7 +73,7 @@ def test_gpu_bytes_accepts(answer):
         ({"share": lambda t, p, d: 1, "ranks": lambda t, p, d: t * p * d}, "wrong_share"),
         ({"first": (4, 4, 4)}, "not_shared"),
         ({"first": (3, 1, 1)}, "shared_too_early"),
-        ({"share": lambda t, p, d: t + p - 1}, "wrong_share"),
+        ({"share": lambda t, p, d: t + p - 1}, "wrong_states"),
         ({"in_flight": lambda p, m: m}, "under_way"),
         ({"in_flight": lambda p, m: 1}, "under_way"),
         ({"in_flight": lambda p, m: p}, "under_way"),
@@ -90,6 +90,12 @@ def test_gpu_bytes_accepts(answer):
 )
 def test_gpu_bytes_refuses(wrong, symptom):
     refused(check.gpu_bytes(lambda *case: by_hand(*case, **wrong)), symptom)
+
+
+def test_a_rank_is_not_said_to_keep_the_whole_model():
+    by_zero_alone = {"share": lambda t, p, d: 1, "ranks": lambda t, p, d: t * p * d}
+    message = check.gpu_bytes(lambda *case: by_hand(*case, **by_zero_alone)).message
+    assert message.endswith("your parameters are 6 times what they should be. This stage does not share them out.")
 
 
 def with_embeddings(model, tensor, pipeline, data, stage, *rest):

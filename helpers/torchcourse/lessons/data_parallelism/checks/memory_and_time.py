@@ -71,7 +71,7 @@ def refuse_bytes_per_parameter(each: list[float], where: str) -> None:
         raise Wrong(
             "unit",
             f"{counted}. The parts are right to one another, and all of them {times(each[0] / wanted[0])} what they "
-            "should be. In which unit are they? Return bytes.",
+            "should be. In which unit are they, and of how many parameters? Return bytes.",
         )
     if same(sorted(each), wanted, _CLOSE):
         raise Wrong("order", f"{counted}: the right numbers in a different order. Return {_PARTS}.")
@@ -98,11 +98,13 @@ def judge_shares(given: list[float], right: list[float], plain: list[float], wor
             continue
         known = {
             "shared_too_early": (whole / world_size, f"your {name} are shared out, but not yet at this stage."),
-            "not_shared": (whole, f"each rank still holds all {name}; this stage shares them out."),
+            "not_shared": (whole, f"your {name} are not shared out; this stage shares them out."),
         }
         refuse_known(ours, known, _CLOSE, where=where)
-        share = "Each rank keeps all of them" if same(wanted, whole) else "Each rank keeps one of N equal parts"
-        raise Wrong("wrong_share", f"{where}your {name} are {times(ours / wanted)} what they should be. {share}.")
+        stage = "does not share them out" if same(wanted, whole) else "leaves each rank one of N equal parts of them"
+        raise Wrong(
+            "wrong_share", f"{where}your {name} are {times(ours / wanted)} what they should be. This stage {stage}."
+        )
 
 
 # Time

@@ -109,6 +109,13 @@ def _judge_states(everything: list[float], case: tuple) -> None:
     refuse_known(given, known, _CLOSE, where=where)
     if data > 1:
         _refuse_other_ranks(given, right, case)
+    factor = given[0] / right[0]
+    if same(given, [factor * part for part in right], _CLOSE) and not same(factor, 1 / data, _CLOSE):
+        raise Wrong(
+            "wrong_states",
+            f"{where}all three states are {times(factor)} what they should be. Count the parameters of one GPU first: "
+            "all layers, divided by the ranks that share them.",
+        )
     judge_shares(given, right, _states(own, data, 0), data, where)
 
 
