@@ -103,6 +103,8 @@ def test_what_makes_no_sense_is_refused():
             BucketBatches(**{"batch_size": 2} | options)
     with pytest.raises(ValueError, match="Weights are 0 or more"):
         WeightedSamples(torch.zeros(3))
+    with pytest.raises(ValueError, match="that of sample 4 is nan"):
+        WeightedSamples([1.0, 1.0, 1.0, 1.0, float("nan")])
     with pytest.raises(ValueError, match="Class 1 has no samples"):
         class_weights(torch.tensor([0, 2]))
 

@@ -172,11 +172,10 @@ def _per_sample(values: Any, what: str) -> torch.Tensor:
         found = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} are one number per sample, [N], but these are not: {error}.") from error
-    if found.dim() != 1 or not found.isfinite().all():
-        raise ValueError(
-            f"{what} are one finite number per sample, [N], but these have the shape {[*found.shape]}, with the "
-            f"numbers {found.flatten()[:3].tolist()} …"
-        )
+    if found.dim() != 1:
+        raise ValueError(f"{what} are one number per sample, [N], but these have the shape {[*found.shape]}.")
+    if bad := (~found.isfinite()).nonzero().flatten().tolist():
+        raise ValueError(f"{what} are finite numbers, but that of sample {bad[0]} is {found[bad[0]].item()}.")
     return found
 
 
