@@ -333,7 +333,15 @@ def forget():
     gc.collect()
 
 
-@pytest.mark.parametrize("learner", [bisect, double_then_bisect, in_a_variable, reads_the_message])
+def counts_in_tensors(attempt, limit):
+    low, high = torch.tensor(0), torch.tensor(limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(attempt, int(middle)) else (low, middle)
+    return int(low)
+
+
+@pytest.mark.parametrize("learner", [bisect, double_then_bisect, in_a_variable, reads_the_message, counts_in_tensors])
 def test_find_batch_size_accepts(learner):
     accepted(check.find_batch_size(learner))
 

@@ -5,6 +5,7 @@ In the notebook's order: `mlp_bytes`, `evaluate`, `find_batch_size`; the rest is
 
 import gc
 import math
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -245,6 +246,7 @@ class _Room:
         self.tries: list[int] = []
         self.device = SimulatedDevice("1 GiB")
         self.held = 0  # bytes of earlier tries that were taken when a next one began: of two results, or of an error
+        self._made: list[weakref.ref[torch.Tensor]] = []  # not what else the search makes
         self._last_result = 0  # bytes; a variable may still hold these until it gets the next
 
     def attempt(self, size: int) -> torch.Tensor:
@@ -258,13 +260,18 @@ class _Room:
                 "outside",
                 f"You tried a batch of {size}. Sizes are whole numbers from 1 to the limit, here {self.limit}.",
             )
-        if self.device.current > self._last_result:
-            self.held = max(self.held, self.device.current)
+        if (alive := _bytes_alive(self._made)) > self._last_result:
+            self.held = max(self.held, alive)
         result = torch.zeros(size, 256)
+        self._made.append(weakref.ref(result))
         if size > self.most:
             raise torch.OutOfMemoryError(f"The device is out of memory: {size} samples do not fit.")
         self._last_result = result.nbytes
         return result
+
+
+def _bytes_alive(made: list["weakref.ref[torch.Tensor]"]) -> int:
+    return sum(tensor.nbytes for ref in made if (tensor := ref()) is not None)
 
 
 def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int) -> None:

@@ -286,7 +286,9 @@ def _found_in(answer: Any) -> list[str]:
     names = "softmax twice", "no guess"
     found = None if isinstance(answer, str) or not isinstance(answer, Iterable) else list(answer)
     if found is None or any(found.count(name) > (name in names) for name in found):
-        raise Wrong("wrong_type", f"Return a list with some of {names}, or an empty one. You returned {answer!r}.")
+        raise Wrong(
+            "wrong_type", f"Return a list with some of {names}, each once, or an empty one. You returned {answer!r}."
+        )
     return sorted(found)
 
 
