@@ -187,9 +187,10 @@ def number(value: Any) -> float | None:
 def numbers(values: Any) -> list[float] | None:
     """Return what was given as a list of floats; None for what is not a sequence of finite numbers."""
     try:
-        found = [number(value) for value in values]
+        given = iter(values)
     except TypeError:
         return None
+    found = [number(value) for value in given]  # outside of `try`: a generator's own error is the learner's
     return [value for value in found if value is not None] if None not in found else None
 
 
@@ -220,7 +221,7 @@ def result_of(learner: Callable[..., Any], *given: Any, what: str = "what it was
     read = copy.deepcopy(given)
     result = learner(*read)
     if not same(read, given, tolerance=0):
-        raise Wrong("inputs_changed", f"Your function changed {what}. Others will read it as it was: use a copy.")
+        raise Wrong("inputs_changed", f"Your function changed {what}. The caller still needs the original: use a copy.")
     return result
 
 

@@ -64,6 +64,7 @@ def test_the_interval_is_accepted(learner):
         (lambda c, s, h, n: max(100, round(math.sqrt(2 * c * 3600 * h / n) / s)), "save_each_step"),
         (lambda c, s, h, n: "100 steps", "wrong_type"),
         (lambda c, s, h, n: None, "wrong_type"),
+        (lambda c, s, h, n: None + 1, "raised_TypeError"),
     ],
 )
 def test_a_wrong_interval_is_refused(learner, symptom):
