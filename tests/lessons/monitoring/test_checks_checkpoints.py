@@ -484,6 +484,7 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
         (lambda path, model: model.load_state_dict(halves(load(path, plain))), "partly"),
         (lambda path, model: load_right(path, model.requires_grad_(False)), "model_changed"),
         (lambda path, model: load_right(path, torch.nn.Linear(2, 2)), "raised_RuntimeError"),
+        (lambda path, model: [load_right(path, model), delattr(model, "head")], "partly"),
         (lambda path, model: model.load_state_dict(load(path, plain), strict=False), "silent"),
         (lambda path, model: model.load_state_dict(load(path, plain, weights_only=False)), "ran_code"),
         (lambda path, model: model["head"].load_state_dict(only_head(load(path, plain))), "partly"),

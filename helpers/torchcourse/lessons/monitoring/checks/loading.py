@@ -118,7 +118,7 @@ def _load_and_compare(learner: Load, path: Path, name: str, what: str, misfit: t
             f"{what}: no error, and the model that your function got is exactly as it was. Do the weights go into this "
             "model, and into no copy of it? If you call load_state_dict, look at the names that it returns.",
         )
-    if others := [name for name in right if not same(now[name], right[name], tolerance=0)]:
+    if others := [name for name in right if not same(now.get(name), right[name], tolerance=0)]:
         raise Wrong(
             "partly",
             f"{what}: {len(others)} of {len(right)} tensors are not those of the file, {others[0]} for one. Is each of "
