@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 import capstone_by_hand as right
 from torchcourse.checks import Wrong
 from torchcourse.error_bars import paired, standard_error, t95
+from torchcourse.lessons.capstone.checks import data, search, training
 from torchcourse.lessons.capstone.checks import milestones as check
-from torchcourse.lessons.capstone.checks import search, training
 from torchcourse.lessons.capstone.checks.page import _judge_interval, _pixels, interval, made_up
 from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.training import Monitor
@@ -249,6 +249,38 @@ def test_a_different_scaling_is_refused_with_and_without_paper(mean, deviation):
 
     for open_part in (right.open_part, without_paper(torch.median)):
         refused(check.dataset(scaled_anew(open_part)), "scaling")
+
+
+def test_any_picture_may_be_stretched_from_paper_to_ink(tmp_path):
+    """Also a faint one, whose paper stays gray: which cards a split takes for validation must not count."""
+    folder = data.deliver(tmp_path, data.IMAGES, seed=11)
+    for name in ("0026.png", "0059.png", "0152.png"):
+        ink = 1 - read_image(folder / name)
+        plain = data.MNIST_SCALING(ink[None], 1)[0]
+        larger = F.interpolate(ink[None], (28, 28), mode="bilinear")[0]
+        small = F.interpolate(_stretched(ink)[None], (28, 28), mode="bilinear")[0]
+        for image in (_stretched(larger), small, (larger - larger.median()).clamp(0)):
+            data._judge_pixels((image - 0.1307) / 0.3081, plain, name)
+        with pytest.raises(Wrong, match="have mean"):
+            data._judge_pixels(larger / 0.3081 - 0.1307, plain, name)
+
+
+def _stretched(ink):
+    return (ink - ink.min()) / (ink.max() - ink.min())
+
+
+def noise_when_opened(folder, part):
+    """Augmented once, when it is made: the next model is judged by other pictures."""
+    data = right.open_part(folder, part)
+    pictures = [right.Lazy.__getitem__(data, i)[0] + 0.1 * torch.randn(1, 28, 28) for i in range(len(data))]
+    data.__class__ = type("Noisy", (right.Lazy,), {"__getitem__": lambda self, i: (pictures[i], self.labels[i])})
+    return data
+
+
+def test_validation_pictures_are_the_same_when_they_are_opened_again():
+    verdict = check.dataset(noise_when_opened)
+    refused(verdict, "val_random")
+    assert "Opened a second time" in verdict.message
 
 
 def in_one_tensor(folder, part):
