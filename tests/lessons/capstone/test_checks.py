@@ -913,6 +913,18 @@ def test_an_interval_may_be_written_by_its_half():
     accepted(check.report(write))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<html>", "<html><head><title>The reader</title>"),  # HTML need not close a head
+        ("<html>", "<html><title>The reader</title></head>"),
+        ("base64,iVBORw0KGgo", "base64,iVBORw0\nKGgo"),  # as base64.encodebytes writes it
+    ],
+)
+def test_a_page_that_a_browser_shows_is_read(old, new):
+    accepted(check.report(edited(old, new)))
+
+
 def test_a_loss_may_be_said_in_words_and_a_dash_may_be_a_minus():
     measured = made_up(2)
     mean, low, high = interval(measured)

@@ -90,11 +90,12 @@ class _Page(HTMLParser):
         self.words: list[str] = []
         self.pictures: list[tuple[str, str]] = []
         self.outside: list[str] = []
-        self._hidden = 0
+        self._hidden = ""  # the element that is open and not on the page; a head need not be closed, or even opened
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
-        self._hidden += tag in ("style", "script", "head")
+        if tag in ("style", "script", "title"):
+            self._hidden = tag
         if tag == "img":
             self.pictures.append((values.get("src", ""), values.get("alt", "")))
         if tag not in ("a", "img"):  # a link may lead elsewhere
@@ -102,7 +103,8 @@ class _Page(HTMLParser):
         self._look_for_files(values.get("style", ""))
 
     def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("style", "script", "head")
+        if tag == self._hidden:
+            self._hidden = ""
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
@@ -143,7 +145,8 @@ def _judge_pictures(page: _Page) -> None:
 def _pixels(letters: str) -> np.ndarray:
     """The pixels of a PNG file in base64."""
     try:
-        pixels = imread(io.BytesIO(base64.b64decode(letters, validate=True)), format="png")
+        # a browser passes over line ends in an address
+        pixels = imread(io.BytesIO(base64.b64decode("".join(letters.split()), validate=True)), format="png")
     except (ValueError, SyntaxError, OSError):
         raise Wrong(
             "no_picture",
