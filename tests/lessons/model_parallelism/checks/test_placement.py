@@ -93,6 +93,7 @@ def test_mesh_groups_accepts(answer):
         (lambda ranks, tensor: mesh(ranks, tensor)[::-1], "swapped"),
         (lambda ranks, tensor: mesh(ranks, ranks // tensor), "number_for_size"),
         (lambda ranks, tensor: mesh(ranks, ranks // tensor)[::-1], "not_neighbors"),
+        (lambda ranks, tensor: ([], []), "not_once"),
         (lambda ranks, tensor: (mesh(ranks, tensor)[0][1:], mesh(ranks, tensor)[1]), "not_once"),
         (lambda ranks, tensor: (mesh(ranks, tensor)[0], [list(range(ranks))] * 2), "not_once"),
         (lambda ranks, tensor: (mesh(ranks, tensor)[0], [list(range(ranks))]), "wrong_data_groups"),

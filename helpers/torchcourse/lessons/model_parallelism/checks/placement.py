@@ -130,8 +130,8 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
             ),
             "not_neighbors": (
                 sorted(other.T.tolist()),
-                f"the tensor groups have the right size, but {tensor_groups[0]} are no neighbors. Which ranks sit in "
-                "one machine?",
+                f"the tensor groups have the right size, but {other.T[0].tolist()} are no neighbors. Which ranks sit "
+                "in one machine?",
             ),
         }
         refuse_known(found[0], known, where=f"{call}: ")
