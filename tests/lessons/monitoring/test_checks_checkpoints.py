@@ -177,6 +177,11 @@ def in_half_precision(state, path):
     save_beside(state | {"weights": state["weights"].half()}, path)
 
 
+def in_two_saves(state, path):
+    save_beside({}, path)
+    save_beside(state, path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", [save_beside, save_with_pathlib, save_with_the_package])
 def test_a_file_that_survives_every_kill_is_accepted(learner):
@@ -197,6 +202,7 @@ def test_other_calls_than_fsync_force_a_file_to_the_disk_as_well(learner, monkey
         (by_copy, "torn"),
         (removes_first, "gone"),
         (before_it_is_closed, "too_early"),
+        (in_two_saves, "too_early"),
         (without_fsync, "no_fsync"),
         (in_another_folder, "elsewhere"),
         (forgets_the_name, "not_saved"),
@@ -211,6 +217,7 @@ def test_other_calls_than_fsync_force_a_file_to_the_disk_as_well(learner, monkey
         (silently, "swallowed"),
         (tidying_up_too_much, "spoiled"),
         (lambda state, path: save_beside({"weights": state["weights"]}, path), "other_state"),
+        (lambda state, path: save_beside(None, path), "other_state"),
     ],
 )
 def test_a_file_that_a_kill_or_a_power_cut_can_cost_is_refused(learner, symptom):
@@ -289,6 +296,11 @@ def trained_again(run, state):
     run.train(state["steps"])
 
 
+def another_rate(run, state):
+    restore(run, state)
+    run.optimizer.param_groups[0]["lr"] = 0.5
+
+
 def another_schedule(run, state):
     restore(run, state)
     run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, T_max=100)
@@ -303,6 +315,7 @@ def another_schedule(run, state):
         ((capture, new_optimizer), "unlinked"),
         ((capture, draws_afterwards), "random"),
         ((capture, another_schedule), "scheduler"),
+        ((capture, another_rate), "rate"),
         ((capture_that_seeds, restore), "inputs_changed"),
         ((lambda run: run.scheduler.step() or capture(run), restore), "inputs_changed"),
         ((lambda run: (capture_by_hand(run), run.optimizer.state.clear())[0], restore_by_hand), "inputs_changed"),

@@ -30,8 +30,8 @@ def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) ->
             if not same(now, before[piece], tolerance=0):
                 raise Wrong(
                     "inputs_changed",
-                    f"Your capture changes the run: its {piece} is different afterwards. A run that is saved would go "
-                    "on differently from one that is not. Read each state, and draw, seed or step nothing.",
+                    f"Your capture changes the run: its piece “{piece}” is different afterwards. A run that is saved "
+                    "would go on differently from one that is not. Read each state, and draw, seed or step nothing.",
                 )
         other = Run(seed=99)
         other.train(1)
@@ -113,10 +113,11 @@ def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None
         ),
         (
             "scheduler",
-            (step, rate) == (new_step, new_rate),
-            f"the schedule is at step {new_step}, with a learning rate of {new_rate:.6f}; it had come to step {step}, "
-            f"with {rate:.6f}.",
+            step == new_step,
+            f"the schedule is at step {new_step}; it had come to step {step}. The learning rates to come are those of "
+            "other steps.",
         ),
+        ("rate", rate == new_rate, f"the learning rate is {new_rate:.6f}; it was {rate:.6f}."),
         (
             "random",
             torch.equal(drawn, random),

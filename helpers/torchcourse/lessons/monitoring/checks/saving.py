@@ -70,11 +70,12 @@ def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
             f"The process was killed {where}, and now there is no file at all: the old one was taken away before the "
             "new one had its name. One call can do both at once.",
         )
-    if _read(path) is None:
+    state = _read(path)
+    if not (same(state, _OLD, tolerance=0) or same(state, _NEW, tolerance=0)):
         raise Wrong(
             "too_early",
-            f"The process was killed {where}, and the file is unreadable: it got its name before all of it was "
-            "written. When is what you wrote certainly in the file?",
+            f"The process was killed {where}, and the file holds neither all of the old state nor all of the new one: "
+            "it got its name before all of it was written. When is what you wrote certainly in the file?",
         )
 
 
@@ -87,7 +88,7 @@ def _judge_full_disk(learner: Save, path: Path) -> None:
         if error.kind in ("NameError", "ImportError", "ProcessDied"):
             raise
         silent = False
-    if _read(path) != {"step": 1}:
+    if not same(_read(path), _OLD, tolerance=0):
         now = "is not the old state" if path.exists() else "is gone"
         raise Wrong(
             "spoiled",
@@ -109,28 +110,30 @@ def _refuse_other_state(path: Path) -> None:
         return
     if not path.exists():
         symptom, hint = "gone", "there is no {} any more. Which of the two names is the new one?"
-    elif state is None:
+    elif state is _UNREADABLE:
         symptom, hint = (
             "unreadable",
             "torch.load cannot read {}. Is it torch.save that writes the state, and all of it?",
         )
-    elif state == {"step": 1}:
+    elif same(state, _OLD, tolerance=0):
         symptom, hint = "not_saved", "{} still holds the old state. Where did the new one go?"
     else:
         symptom, hint = "other_state", "{} holds something else than the state it was given."
     raise Wrong(symptom, f"After your function, {hint.format(path.name)}")
 
 
+_UNREADABLE = object()
+_OLD = {"step": 1}
 _NEW = {"step": 2, "weights": torch.linspace(0, 1, 1000), "model": {"bias": torch.linspace(1, 2, 7)}}
 """The new state. Half precision does not hold it."""
 
 
 def _read(path: Path) -> Any:
-    """What torch.load finds in the file; None where it can read none."""
+    """What torch.load finds in the file; `_UNREADABLE` where it can read nothing."""
     try:
         return torch.load(path, weights_only=True)
     except Exception:
-        return None
+        return _UNREADABLE
 
 
 @dataclass
@@ -181,7 +184,7 @@ def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
     Raises:
         RankError: of the kind `ProcessDied`, if the process was killed.
     """
-    checkpoint.save({"step": 1}, path)
+    checkpoint.save(_OLD, path)
     return run_ranks(_save_in_a_rank, learner, os.fspath(path), kill_at, world_size=1)[0]
 
 
