@@ -306,7 +306,7 @@ def _on_drawn_histories(audit, draw):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "was lost with the crash: only the second time is in the weights"</summary>
+# <details><summary>Help – I get "was lost with the crash: it is in the weights only where …"</summary>
 #
 # Start 1 begins with step 3. Then what start 0 did in step 3 and later is gone. Find the first step of each start before you count.
 # </details>
