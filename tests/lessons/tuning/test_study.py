@@ -410,10 +410,18 @@ def test_a_study_shows_a_bar_unless_it_is_told_not_to(monkeypatch, progress):
 
 
 def test_progress_is_told_of_each_trial(capsys):
-    study = run(open_study(None, SPACE), planted, 3, on_trial=tell)
+    values = iter((0.3, 0.2, 0.7))
+
+    def rising(settings):
+        yield next(values)
+
+    study = run(open_study(None, SPACE), rising, 3, on_trial=tell)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0].split()[1] for line in lines] == ["0", "1", "2"]
-    assert f"best so far {study.best_value:.3f}" in lines[-1]
+    assert [line.rpartition(" ")[2] for line in lines] == ["0.300", "0.300", "0.700"]
+    for trial in study.trials:
+        tell(study, trial)
+    assert capsys.readouterr().out.splitlines() == lines  # "so far" is up to that trial, whenever it is told of
 
 
 @pytest.mark.parametrize(

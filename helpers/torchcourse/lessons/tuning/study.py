@@ -253,14 +253,21 @@ def run_workers(
 
 
 def tell(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Print a line on a trial that has just ended; `run(…, on_trial=tell)` shows a search as it goes on."""
+    """Print a line on a trial that has ended, just now or long ago; `run(…, on_trial=tell)` shows a search going on."""
     epochs, state = len(trial.intermediate_values), trial.state.name.lower()
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = f", best so far {study.best_value:.3f}" if complete else ""
+    until_then = [each.value for each in complete if each.value is not None and _end(each) <= _end(trial)]
+    better = max if study.direction == StudyDirection.MAXIMIZE else min
+    best = f", best so far {better(until_then):.3f}" if until_then else ""
     if trial.state == TrialState.FAIL:
         print(f"trial {trial.number:3d}: failed, {trial.user_attrs.get('error', 'cut short')}{best}", flush=True)
         return
     print(f"trial {trial.number:3d}: {trial.value:.3f} after {epochs} epochs, {state}{best}", flush=True)
+
+
+def _end(trial: FrozenTrial) -> float:
+    """When a trial ended; in a time to come where it is still running."""
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf
 
 
 def settings_of(trial: FrozenTrial | optuna.Trial, space: Space) -> dict[str, Any]:
