@@ -815,7 +815,7 @@ outcome(
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
 # * The course's Trainer acts for you: `patience=3` ends a training run whose `monitor` no longer improves, and `max_steps` ends it after so many steps.
-#   `after_step` and `after_epoch` call your function. `OverAll(metric)` computes what is not a mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
+#   `after_step` and `after_epoch` call your function. `torchcourse.training.OverAll(metric)` computes what is not a mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
 #
 # **Next notebook:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #

@@ -17,7 +17,7 @@
 
 # %%
 from torchcourse.lessons.final.completion_page import completion
-from torchcourse.lessons.final.final_quiz import final, final_result
+from torchcourse.lessons.final.final_quiz import final, final_elsewhere, final_result
 from torchcourse.lessons.start_here.daily_page import retrospective
 from torchcourse.lessons.start_here.progress_report import progress
 from torchcourse.quiz import review

@@ -232,6 +232,23 @@ def test_a_right_choice_that_is_written_down_was_offered(path):
     assert {name: keys[name] for name in keys if not set(keys[name]) <= set(offered.get(name, keys[name]))} == {}
 
 
+def of_the_package() -> set[str]:
+    """The names of all public functions and classes."""
+    files = (ROOT / "helpers" / "torchcourse").rglob("*.py")
+    return set(re.findall(r"(?m)^(?:def|class) ([A-Za-z]\w*)", "".join(file.read_text("utf-8") for file in files)))
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_call_that_the_text_quotes_is_one_that_its_reader_can_make(lesson):
+    """A function of the package is in a notebook's code in this lesson, or the text says in which module it is."""
+    cells = [cell for path in READ if path.parent.name == lesson for cell in read(path).cells]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    quoted = re.findall(r"`([A-Za-z]\w*)\([^`\n]*\)`", text)
+    known = {*re.findall(r"\w+", code), *re.findall(r"`(\w+)` is in\s+`torchcourse", text)}
+    assert sorted({*quoted} & of_the_package() - known) == []
+
+
 def written_keys(key: ast.expr) -> list[str]:
     """Return the texts that an expression can come to, out of Base64."""
     if isinstance(key, ast.IfExp):
