@@ -274,7 +274,7 @@ def after_changing(change):
         (layer_by_layer, "names"),  # of one level: the ReLUs may lie deeper
         (judged(lambda rows: (torch.cat(rows) < 1e-3).all(dim=0).float().mean().item()), "threshold"),
         (after_changing(nn.Module.zero_grad), "mode_left_changed"),
-        (judged(lambda rows: (torch.cat(rows).std(dim=0) == 0).float().mean().item()), "wrong_value"),
+        (judged(lambda rows: (torch.cat(rows).std(dim=0) == 0).float().mean().item()), "constant"),
         (after_changing(lambda model: model[1].register_forward_pre_hook(lambda *_: None)), "hooks_changed"),
     ],
 )

@@ -292,6 +292,10 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
             AnyOf(each(functools.partial(dead, at_most=most)) for most in (1e-2, 1e-3, 1e-4, 1e-5)),
             "You call a unit dead whose outputs are small. Dead is: exactly 0, for every sample.",
         ),
+        "constant": (
+            each(lambda output: (output == output[:1]).all(dim=0)),
+            "A unit that puts out the same number for all samples is alive, unless that number is 0.",
+        ),
         "alive_share": (each(lambda output: ~dead(output)), "That is the share of units that are alive."),
         "count_not_share": (
             each(lambda output: dead(output).sum()),
