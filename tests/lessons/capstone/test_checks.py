@@ -607,13 +607,14 @@ def test_wrong_logs(tmp_path):
 @pytest.mark.parametrize(
     ("values", "steps", "said"),
     [
-        ({"train/loss": 1.0, "val/accuracy": 0.1}, 1, r"It has train/loss \(1 point\), val/accuracy \(1 point\)"),
-        ({"val/loss": 1.0}, 2, "has one curve, val/loss"),
+        ({"train/loss": 1.0, "val/accuracy": 0.1}, [0], r"It has train/loss \(1 point\), val/accuracy \(1 point\)"),
+        ({"loss": 1.0, "val": 0.1}, [0, 0], r"It has loss \(2 points, all at step 0\)"),  # no step was given
+        ({"val/loss": 1.0}, [0, 1], "has one curve, val/loss"),
     ],
 )
 def test_a_log_says_what_it_has(values, steps, said, tmp_path):
     with Monitor(tmp_path / "run") as board:
-        for step in range(steps):
+        for step in steps:
             board.scalars(step, values)
     with pytest.raises(Wrong, match=said):
         training._judge_log(tmp_path)

@@ -17,6 +17,7 @@ from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING
 from torchcourse.training.event_files import writer
 from torchcourse.training.events import read_run
+from torchcourse.units import counted
 
 IMAGES, SECONDS = 160, 80.0
 Train = Callable[[Path, Path, int], nn.Module]
@@ -143,17 +144,15 @@ def _judge_log(run_dir: Path) -> None:
         if len(writers) > 1:
             raise Wrong("two_writers", f"{len(writers)} processes wrote into one log. Which rank is to write?")
     points = {
-        tag: len(values)
-        for folder in {file.parent for file in files}
-        for tag, (_, values) in read_run(folder).scalars.items()
+        tag: steps for folder in {file.parent for file in files} for tag, (steps, _) in read_run(folder).scalars.items()
     }
-    curves = [tag.lower() for tag, count in points.items() if count > 1]
+    curves = [tag.lower() for tag, steps in points.items() if len(set(steps)) > 1]
     for name, what in (("loss", "a loss"), ("val", "a value of the validation part")):
         if not any(name in tag for tag in curves):
-            has = ", ".join(f"{tag} ({count} point{'s' * (count > 1)})" for tag, count in points.items())
+            has = ", ".join(f"{tag} ({_points(steps)})" for tag, steps in points.items())
             raise Wrong(
                 "no_curve",
-                f"The log has no curve with {what}: no tag with {name!r} in it and two points or more. "
+                f"The log has no curve with {what}: no tag with {name!r} in it and points at two steps or more. "
                 f"It has {has or 'none at all'}.",
             )
     if len(curves) == 1:
@@ -165,6 +164,11 @@ def _judge_log(run_dir: Path) -> None:
         raise Wrong(
             "no_checkpoint", "The run leaves its log and no checkpoint below its folder: M5 has nothing to load."
         )
+
+
+def _points(steps: list[int]) -> str:
+    at = f", all at step {steps[0]}" if len(steps) > 1 and len(set(steps)) == 1 else ""
+    return counted(len(steps), "point") + at
 
 
 def _judge_loaded(model: nn.Module, first: dict[str, Any], pictures: torch.Tensor) -> None:
