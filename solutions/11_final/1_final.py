@@ -16,8 +16,8 @@
 # %% setup
 
 # %%
+from torchcourse.lessons.final import final_quiz
 from torchcourse.lessons.final.completion_page import completion
-from torchcourse.lessons.final.final_quiz import final, final_elsewhere, final_result
 from torchcourse.lessons.start_here.daily_page import retrospective
 from torchcourse.lessons.start_here.progress_report import progress
 from torchcourse.quiz import review
@@ -30,11 +30,11 @@ review()
 # Answer on your own, without notes, and say how sure you are: that is half of what you learn here. The first answer to
 # each question counts. A try stays open until all ten are answered, also when you close the notebook.
 #
-# Did you take an exam elsewhere before? Then run `final_elsewhere(5, 10, day="2023-09-14")` with your own numbers
+# Did you take an exam elsewhere before? Then run `final_quiz.final_elsewhere(5, 10, day="2023-09-14")` with your own numbers
 # in a new cell, once. It is kept in your journal, and the final is compared with it.
 
 # %%
-final()
+final_quiz.final()
 
 # %% [markdown]
 # ## 2 · How it went
@@ -43,7 +43,7 @@ final()
 # right? A wrong answer of which you were certain is the one to work on. It comes back in `review()` tomorrow.
 
 # %%
-final_result()
+final_quiz.final_result()
 
 # %% [markdown]
 # ## 3 · One wrong answer in your own words
@@ -65,7 +65,7 @@ final_result()
 # %% [markdown]
 # ## 4 · Where you are
 #
-# `final(again=True)` draws ten new questions. The page of today and the page of what was passed lie beside your journal.
+# `final_quiz.final(again=True)` draws ten new questions. The page of today and the page of what was passed lie beside your journal.
 
 # %%
 progress()

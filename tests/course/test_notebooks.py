@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import functools
 import itertools
 import json
 import re
@@ -232,20 +233,23 @@ def test_a_right_choice_that_is_written_down_was_offered(path):
     assert {name: keys[name] for name in keys if not set(keys[name]) <= set(offered.get(name, keys[name]))} == {}
 
 
+@functools.cache
 def of_the_package() -> set[str]:
-    """The names of all public functions and classes."""
-    files = (ROOT / "helpers" / "torchcourse").rglob("*.py")
-    return set(re.findall(r"(?m)^(?:def|class) ([A-Za-z]\w*)", "".join(file.read_text("utf-8") for file in files)))
+    """The names of all modules, public functions and classes."""
+    files = list((ROOT / "helpers" / "torchcourse").rglob("*.py"))
+    text = "".join(file.read_text("utf-8") for file in files)
+    return {file.stem for file in files} | set(re.findall(r"(?m)^(?:def|class) ([A-Za-z]\w*)", text))
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_call_that_the_text_quotes_is_one_that_its_reader_can_make(lesson):
-    """A function of the package is in a notebook's code in this lesson, or the text says in which module it is."""
+    """What the package defines is in a notebook's code in this lesson, or the text says where it is."""
     cells = [cell for path in READ if path.parent.name == lesson for cell in read(path).cells]
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    quoted = re.findall(r"`([A-Za-z]\w*)\([^`\n]*\)`", text)
-    known = {*re.findall(r"\w+", code), *re.findall(r"`(\w+)` is in\s+`torchcourse", text)}
+    quoted = re.findall(r"`([A-Za-z]\w*)(?:\.\w+)?\([^`\n]*\)`", text)
+    told = re.findall(r"(?:import (?=\w+`)|`(?=\w+` is in\s`torchcourse))(\w+)", text)
+    known = {*re.findall(r"\w+", code), *told}
     assert sorted({*quoted} & of_the_package() - known) == []
 
 
