@@ -199,7 +199,7 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Refuse every optimizer but SGD with momentum 0.9 and nothing else."""
     plain = {"momentum": 0.9, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False}
     is_sgd = type(optimizer) is torch.optim.SGD
-    groups = optimizer.param_groups if is_sgd else []  # another optimizer has other settings
+    groups = optimizer.param_groups if is_sgd else []  # others have other settings
     changed = [f"{name}={group[name]}" for group in groups for name in plain if group[name] != plain[name]]
     if not is_sgd or changed:
         raise Wrong(
