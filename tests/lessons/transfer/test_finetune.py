@@ -180,6 +180,14 @@ def test_every_kind_of_norm_keeps_its_statistics_and_its_copies_do(norm, shape, 
         assert bool((out >= 0).all()) or not isinstance(one[0], Activated)
 
 
+def test_a_frozen_norm_of_another_class_still_has_copies():
+    """Other tools change the class of a layer to one made from it: `fully_shard` does."""
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    freeze_norms(model)
+    model[0].__class__ = type("Sharded", (type(model[0]),), {})
+    assert not copy.deepcopy(model).train()[0].training
+
+
 def test_a_norm_without_statistics_has_none_to_keep():
     model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.InstanceNorm1d(3))
     assert freeze_norms(model) == 0

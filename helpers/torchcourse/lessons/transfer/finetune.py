@@ -13,7 +13,7 @@ Trainer: DistributedDataParallel asks only once which parameters have gradients.
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -155,12 +155,14 @@ def fine_tune(
 class _KeepsStatistics(nn.Module):
     """Mixed into a BatchNorm layer: it is in evaluation mode for ever."""
 
+    made_from: ClassVar[type[nn.Module]]
+
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        return _empty, (type(self).__mro__[2],), *reduced[2:]
+        return _empty, (self.made_from,), *reduced[2:]
 
 
 _FROZEN: dict[type[nn.Module], type[Any]] = {}
@@ -169,7 +171,7 @@ _FROZEN: dict[type[nn.Module], type[Any]] = {}
 def _frozen(kind: type[nn.Module]) -> type[Any]:
     """Return the class of a layer of this kind that keeps its statistics, and make it if there is none yet."""
     if kind not in _FROZEN:
-        _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {})
+        _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {"made_from": kind})
     return _FROZEN[kind]
 
 
