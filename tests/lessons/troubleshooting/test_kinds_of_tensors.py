@@ -340,6 +340,52 @@ def test_stored_samples_and_a_second_network_may_be_of_any_kind(kind):
     probe.alarms()
 
 
+def fake(x):
+    with FakeTensorMode():
+        return torch.empty(x.shape)
+
+
+ODD = {name: KINDS[name][0] for name in ("nested", "jagged", "sparse", "CSR", "DTensor", "MKL-DNN")}
+ODD |= {"quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "meta": lambda x: x.to("meta")}
+ODD |= {"masked": lambda x: torch.masked.masked_tensor(x, x > 0), "empty": lambda x: x[:0], "fake": fake}
+ODD |= {"lazy": lambda x: nn.UninitializedBuffer()}
+CALLS = {
+    "written": lambda x: x.copy_(x.clone()),
+    "added to": lambda x: x.__iadd__(x),
+    "averaged": lambda x: x.lerp_(x.clone(), 0.5),
+    "drawn": torch.randn_like,
+    "resized": lambda x: nn.functional.avg_pool2d(x[None, None], 2),
+    "attended": lambda x: nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 3, 4), attn_mask=x[:3, :3]),
+    "left out": lambda x: x.masked_fill(x > 0, -1e9),
+    "converted": lambda x: x.float(),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_works_with_a_kind_of_tensor_works_under_the_probe(kind):
+    def works(call):
+        with contextlib.suppress(Exception):
+            call(ODD[kind](X.clone().repeat(2, 1)[:4]))
+            return True
+
+    model = nn.Linear(4, 4)
+    optimizer, possible = torch.optim.SGD(model.parameters(), lr=0.1), [name for name in CALLS if works(CALLS[name])]
+    with SanityProbe(model, optimizer):
+        model(X).square().mean().backward()
+        assert [name for name in CALLS if works(CALLS[name])] == possible
+
+
+def test_a_layer_that_is_made_by_its_first_call_is_healthy():
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(X).square().mean().backward()
+            optimizer.step()
+    assert probe.alarms() == []
+
+
 class Halved(torch.autograd.Function):
     """Its backward pass writes in place into a part of a tensor."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torchcourse.lessons.troubleshooting.model_calls import has_numbers
+from torchcourse.lessons.troubleshooting.model_calls import is_plain
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
@@ -152,7 +152,7 @@ class Answers(Watcher):
 
 def _readable(given: Any) -> bool:
     """Whether this is a tensor of some dimensions whose numbers can be read."""
-    return type(given) is torch.Tensor and has_numbers(given) and given.dim() > 0
+    return is_plain(given) and given.dim() > 0
 
 
 def _answers(given: torch.Tensor, output: torch.Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from torchcourse.lessons.troubleshooting.autograd_graph import end_of_graph, nodes
 from torchcourse.lessons.troubleshooting.makers import PRODUCTS, near
+from torchcourse.lessons.troubleshooting.model_calls import is_plain
 from torchcourse.lessons.troubleshooting.tensor_parts import share_memory
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.training_step import gradient_vector, numbers_of, parameters_of
@@ -49,7 +50,7 @@ class Beside(Watcher):
         """After how many steps an average of a weight was updated."""
         self.overwritten: set[int] = set()
         """Before which steps a weight was its average, while the one that had been trained was kept."""
-        own = [parameter for parameter in loop.model.parameters() if parameter.layout == torch.strided]
+        own = filter(is_plain, loop.model.parameters())
         self._shapes = {parameter.shape for parameter in own if parameter.numel() in _SIZES}
         self._partner: torch.Tensor | None = None
         self._before = self._last = torch.zeros(0)
@@ -138,9 +139,7 @@ class Beside(Watcher):
             return
         written = out if name in _MAKING else args[0]
         one, other = (part[0] if isinstance(part, list | tuple) and part else part for part in (written, *args[1:2]))
-        if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
-            return
-        if one.shape not in self._shapes or one.grad_fn is not None:
+        if not is_plain(one) or not is_plain(other) or one.shape not in self._shapes or one.grad_fn is not None:
             return
         set_data = name != "__set__" or _place(one) == _place(other)
         if set_data and self._is_beside(one, args if name in _MAKING else ()):
@@ -148,7 +147,8 @@ class Beside(Watcher):
 
     def _is_beside(self, average: torch.Tensor, operands: tuple) -> bool:
         """Whether this is no parameter of the model, no gradient, and no parameter to which something was added."""
-        own = [p for p in self.loop.model.parameters() if p.shape == average.shape and p.dtype == average.dtype]
+        kind = average.shape, average.dtype, average.device
+        own = [p for p in self.loop.model.parameters() if is_plain(p) and (p.shape, p.dtype, p.device) == kind]
         places = {_place(part) for p in own for part in (p, p.grad) if part is not None}
         taken = {_place(part) for part in (average, *operands) if isinstance(part, torch.Tensor)}
         if not own or places & taken:
@@ -157,7 +157,7 @@ class Beside(Watcher):
             near = min(own, key=lambda p: (p.detach() - average).square().sum().item())
             self._partner = near
             self._before = self._last = near.detach().clone()
-        return average.shape == self._partner.shape
+        return average.shape == self._partner.shape and average.device == self._partner.device
 
     def _on_update(self, average: torch.Tensor) -> None:
         assert self._partner is not None

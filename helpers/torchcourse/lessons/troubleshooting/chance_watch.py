@@ -12,6 +12,7 @@ import torch
 from torch import distributions
 from torch.distributions import Distribution
 
+from torchcourse.lessons.troubleshooting.model_calls import is_plain
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall, readable
 from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
@@ -76,12 +77,11 @@ class Chance(Watcher):
     def on_call(self, call: TorchCall) -> None:
         """Note what is drawn, what log-probabilities and losses are multiplied with, and curves that end in a loss."""
         name, args, out, step = call.name, call.args, call.out, self.loop.step
-        many = isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST
         if name in DRAWS and torch.is_grad_enabled() and not self.loop.inside:
             found = self.drawn.setdefault(step, [])
-            if many and len(found) < MANY:
+            if _is_many(out) and len(found) < MANY:
                 found.append(fingerprint(out))
-        if many and out.requires_grad and self._is_curve(name, args):
+        if self._is_curve(name, args) and _is_many(out) and out.requires_grad:
             shape = torch.Size() if args and args[0].is_leaf else out.shape
             out.register_hook(partial(self._on_pull, _CURVES.get(name, "square"), shape))
         if name in _FOLLOWED and args:
@@ -139,6 +139,10 @@ class Chance(Watcher):
     def _note(self, tensor: Any) -> None:
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
             self._logs.add([tensor])
+
+
+def _is_many(out: Any) -> bool:
+    return is_plain(out) and out.numel() >= NUMBERS_AT_LEAST
 
 
 def fingerprint(tensor: torch.Tensor) -> Drawn:

@@ -1,10 +1,11 @@
 """What goes into a call of a model and comes out of it, and what can be read of that."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
@@ -31,8 +32,14 @@ def first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
 
 def has_numbers(tensor: torch.Tensor) -> bool:
     """Whether a tensor is dense, and its numbers are real and there."""
-    dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_complex()
-    return dense and readable(tensor)
+    if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return not tensor.is_complex() and not tensor.is_quantized and readable(tensor)
+
+
+def is_plain(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether this is a tensor that has numbers and is of torch's own class, which computes as one expects."""
+    return type(value) in (torch.Tensor, nn.Parameter) and has_numbers(value)
 
 
 def has_weights(module: nn.Module) -> bool:

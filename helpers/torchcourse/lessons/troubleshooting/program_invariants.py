@@ -34,7 +34,7 @@ _SEEDS: list[Callable[[int], object]] = [np.random.seed, random.seed, torch.manu
 def movement(run: WatchedRun) -> Iterator[Alarm]:
     """The weights move."""
     steps = run.steps
-    if len(steps) < 3 or not run.reached:
+    if len(steps) < 3 or run.reached.isdisjoint(run.start):  # not there is what a lazy layer makes later
         return
     way, highest = run.moved(), max(run.rates)
     if way < SMALLEST_WAY and (highest == 0 or highest > MEANT_TO_BE_SMALL):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchcourse.lessons.troubleshooting.model_calls import is_plain
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall, readable
 from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
@@ -136,7 +137,7 @@ class SequenceWatch(Watcher):
 
     def _on_added(self, given: Any) -> None:
         """Note a mask that is added to the scores."""
-        if isinstance(given, torch.Tensor) and given.is_floating_point() and given.numel() > 1:
+        if is_plain(given) and given.is_floating_point() and given.numel() > 1:
             self.numbers += int(bool(((given == 0) | (given == 1)).all() and (given == 1).any()))
 
     def _on_mask(self, call: TorchCall) -> None:
@@ -152,7 +153,7 @@ class SequenceWatch(Watcher):
         elif call.name in ("masked_fill", "masked_fill_"):
             value = call.get(2, "value")
             mask = call.get(1, "mask") if isinstance(value, int | float) and value <= NEVER else None
-        if not isinstance(mask, torch.Tensor) or mask.dim() < 2 or len(self.masks) >= KEPT_AT_MOST:
+        if not is_plain(mask) or mask.dim() < 2 or not mask.numel() or len(self.masks) >= KEPT_AT_MOST:
             return
         left_out = mask.detach() if mask.dtype == torch.bool else mask.detach() <= NEVER
         if left_out.numel() == left_out.size(0) * left_out.size(-1):  # one row for each sample

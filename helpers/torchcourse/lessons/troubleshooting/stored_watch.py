@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torchcourse.lessons.troubleshooting.model_calls import can_be_kept, has_numbers, tensors_of
+from torchcourse.lessons.troubleshooting.model_calls import can_be_kept, is_plain, tensors_of
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.watcher import Loop, Watcher
 from torchcourse.source_lines import hide
@@ -114,7 +114,7 @@ def _writes(name: str) -> bool:
 
 def _is_part(tensor: Any) -> bool:
     """Whether a tensor has numbers that are a small part of those of another one, and shares their memory."""
-    if type(tensor) is not torch.Tensor or not tensor._is_view() or not has_numbers(tensor):
+    if not is_plain(tensor) or not tensor._is_view():
         return False
     whole = tensor._base  # of which some rows are a part in one piece; some columns are not
     return whole is not None and 0 < tensor.numel() <= SHARE_AT_MOST * whole.numel() and tensor.is_contiguous()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from torchcourse.lessons.troubleshooting.chance_watch import DRAWS, NUMBERS_AT_LEAST
-from torchcourse.lessons.troubleshooting.model_calls import tensors_of
+from torchcourse.lessons.troubleshooting.model_calls import is_plain, tensors_of
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCall
 from torchcourse.lessons.troubleshooting.watcher import Loop, Notes, Watcher
 from torchcourse.source_lines import hide
@@ -88,7 +88,7 @@ class Origins(Watcher):
         name, out = call.name, call.out
         if self.loop.inside or not torch.is_grad_enabled():
             return
-        if name in _DRAWS and isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST:
+        if name in _DRAWS and is_plain(out) and out.numel() >= NUMBERS_AT_LEAST:
             self._draws += 1
             self._known[out] = Origin(frozenset({(self._draws, out.shape)}), pure=True)
         elif name in _MIXING and _labels(call.first) and bool((out != out.round()).any()):
@@ -116,7 +116,7 @@ class Origins(Watcher):
 
 def _labels(given: Any) -> bool:
     """Whether these are maps of labels: a few whole numbers, and most neighbors the same."""
-    if not isinstance(given, torch.Tensor) or given.requires_grad or given.dim() < 3 or given.numel() < 16:
+    if not is_plain(given) or given.requires_grad or given.dim() < 3 or given.numel() < 16:
         return False
     whole = not given.is_floating_point() or torch.equal(given, given.round())
     return whole and len(given.unique()) in LABELS and (given.diff(dim=-1) == 0).float().mean().item() > 0.5

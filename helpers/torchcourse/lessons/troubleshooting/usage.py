@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from torchcourse.lessons.troubleshooting.model_calls import tensors_of
+from torchcourse.lessons.troubleshooting.model_calls import is_plain, tensors_of
 from torchcourse.lessons.troubleshooting.tensor_parts import share_memory
 from torchcourse.lessons.troubleshooting.torch_calls import OTHER_LOSSES, TorchCall, readable
 from torchcourse.lessons.troubleshooting.training_records import OtherLoss
@@ -93,10 +93,7 @@ class Usage(Watcher):
                 self.lost_terms.add(self.loop.step)
 
     def _same_weight(self, one: Any, other: Any) -> bool:
-        for tensor in (one, other):
-            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_nested:
-                return False
-        if one.shape != other.shape or one.stride() != other.stride():
+        if not is_plain(one) or not is_plain(other) or (one.shape, one.stride()) != (other.shape, other.stride()):
             return False
         return share_memory(one, other) and any(share_memory(one, own) for own in self.loop.model.parameters())
 
