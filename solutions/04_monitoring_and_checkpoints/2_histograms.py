@@ -557,23 +557,22 @@ for name, ten in seeds.items():
 figure, axes = figures.new(8, 3)
 shapes = {"fitting": "o", "overfitting": "^", "underfitting": "v"}
 for place, (name, run) in enumerate(longer.items()):
-    gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
-    color = figures.CYCLE[place % len(figures.CYCLE)]
-    axes.plot(
-        growth(run)[1],
-        gap,
-        shapes[judge_fit(run).name],
-        color=color,
-        markersize=9,
-        label=name,
-    )
+    for each, size in [(run, 9), *((one, 3) for one in seeds.get(name, ()))]:
+        axes.plot(
+            growth(each)[1],
+            each.scalars["loss/val"][1][-1] - each.scalars["loss/train"][1][-1],
+            shapes[judge_fit(each).name],
+            color=figures.CYCLE[place % len(figures.CYCLE)],
+            markersize=size,
+            label=name if each is run else None,
+        )
 axes.set(
     xlabel="weights of the last layer: spread at the end ÷ at the start",
     ylabel="validation − training loss",
 )
 axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 same = [statistics.mean(spread[name]) for name in compared]
-found = f"mean of ten seeds: ×{same[0]:.2f} on 200 images, ×{same[1]:.2f} on 4,000"
+found = f"ten seeds (small): mean ×{same[0]:.2f} on 200 images, ×{same[1]:.2f} on 4,000"
 axes.set_title(found)
 figures.show(figure, f"Spread of the weights against the gap of the losses; {found}.")
 

@@ -438,7 +438,7 @@ at_save, two_steps_on = run_ranks(save_in_shares, fresh("shares_of_2"), world_si
 for ranks in (4, 1):
     loaded, further = run_ranks(resume_from_shares, "shares_of_2", world_size=ranks)[0]
     print(
-        f"{ranks} ranks: loaded weights differ by "
+        f"{ranks} rank{'s' * (ranks > 1)}: loaded weights differ by "
         f"{largest_difference(at_save, loaded):g}, and two AdamW steps later by "
         f"{largest_difference(two_steps_on, further):.1g}"
     )
