@@ -1,6 +1,7 @@
 """Fine-tuning trains what it is told to, at the rates it is told, in one process and on ranks."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -186,6 +187,15 @@ def test_a_frozen_norm_of_another_class_still_has_copies():
     freeze_norms(model)
     model[0].__class__ = type("Sharded", (type(model[0]),), {})
     assert not copy.deepcopy(model).train()[0].training
+
+
+def test_a_model_that_was_saved_whole_by_an_earlier_version_can_be_loaded():
+    """Its classes were found by these names."""
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        named = pickle.loads(b"ctorchcourse.lessons.transfer.finetune\nFrozen" + kind.__name__.encode() + b"\n.")
+        assert named is finetune._frozen(kind)
+    with pytest.raises(AttributeError, match="FrozenBatchNorm4d"):
+        _ = finetune.FrozenBatchNorm4d
 
 
 def test_a_norm_without_statistics_has_none_to_keep():

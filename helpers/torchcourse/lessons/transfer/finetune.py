@@ -181,6 +181,14 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
     return empty
 
 
+def __getattr__(name: str) -> Any:
+    """Return the class of a frozen layer by its name: a model that an earlier version saved whole asks for it."""
+    kind = getattr(nn, name.removeprefix("Frozen"), None) if name.startswith("FrozenBatchNorm") else None
+    if kind is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _frozen(kind)
+
+
 def _switch(model: nn.Module, names: tuple[str, ...], on: bool) -> list[str]:
     chosen = {found: parameter for name in names for found, parameter in _under(model, name).items()}
     for parameter in chosen.values():
