@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import copy
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -182,6 +183,14 @@ def number(value: Any) -> float | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     return found if math.isfinite(found) else None
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number of Python, NumPy or torch as an int; None for anything else, a truth value too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # a tensor or an array of a different kind has the method, and refuses to use it
+        return None
 
 
 def numbers(values: Any) -> list[float] | None:

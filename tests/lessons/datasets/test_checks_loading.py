@@ -52,6 +52,7 @@ def test_workers_for_accepts(learner):
         (lambda load, step, send, cores: min(cores, int(load / (step + send))), "waits"),
         (lambda load, step, send, cores: min(cores, round(load / (step + send))) if load > send else 0, "waits"),
         (lambda *given: float(by_formula(*given)), "no_number"),
+        (lambda *given: torch.tensor(float(by_formula(*given))), "no_number"),
         (lambda load, step, send, cores: by_formula(load, step, send, min(cores, 8)), "waits"),
         (lambda load, step, send, cores: by_formula(load / 1.05, step, send, cores), "waits"),
         (lambda load, step, send, cores: 0 if load < send else max(1, by_formula(load, step, send, cores)), "idle"),

@@ -251,6 +251,7 @@ def test_look_every_accepts(learner):
         (lambda look, step, budget: max(1, math.ceil(look * budget / step)), "budget_times"),
         (lambda look, step, budget: interval(look * (1 - budget), step, budget), "share_of_all"),
         (lambda look, step, budget: np.ceil(look / step / budget), "no_whole_number"),
+        (lambda look, step, budget: torch.tensor(look / step / budget).ceil().clamp(min=1), "no_whole_number"),
     ],
 )
 def test_look_every_refuses(learner, symptom):

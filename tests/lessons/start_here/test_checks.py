@@ -4,6 +4,7 @@ import copy
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -60,8 +61,9 @@ WRONG_SHARES = {
         lambda indices, rank, world_size: [indices[other::world_size] for other in range(world_size)],
         lambda indices, rank, world_size: [str(index) for index in indices[rank::world_size]],
         lambda indices, rank, world_size: [float(index) for index in indices[rank::world_size]],
+        lambda indices, rank, world_size: np.array_split(indices, world_size),
     ],
-    ids=["all shares", "texts", "floats"],
+    ids=["all shares", "texts", "floats", "all shares as arrays"],
 )
 def test_what_is_no_index_is_refused_by_its_type(share):
     assert checks.my_share(share).symptom == "wrong_type"
@@ -206,6 +208,12 @@ def test_any_way_to_the_accuracy_passes(right):
 def test_another_number_is_told_what_it_is(symptom):
     answer = checks.accuracy_of(WRONG_ACCURACIES[symptom])
     assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
+
+
+def test_one_sample_is_not_called_several():
+    among_samples = checks.accuracy_of(lambda logits, labels: by_argmax(logits.softmax(0), labels))
+    assert among_samples.message.startswith("For 1 sample and 10 classes")
+    assert among_samples.message.endswith("in 1 sample.")
 
 
 # --- training_step ----------------------------------------------------------------------------------------------------

@@ -363,6 +363,7 @@ def test_find_batch_size_accepts(learner):
         (lambda attempt, limit: bisect(attempt, 2 * limit), "outside"),
         (lambda attempt, limit: attempt(limit / 3), "outside"),
         (lambda attempt, limit: attempt(limit / 2), "outside"),
+        (lambda attempt, limit: attempt(torch.tensor(limit / 2)), "outside"),
         (remembers({}), "remembered"),
         (lambda attempt, limit: None, "no_number"),
     ],

@@ -5,7 +5,6 @@ In the notebook's order: `workers_for`, `my_share`, `fetch`, `rest_of_epoch`.
 
 import itertools
 import math
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import refuse_known, result_of
+from torchcourse.checks.kit import refuse_known, result_of, whole
 from torchcourse.lessons.datasets.checks.sequences import batches_of
 from torchcourse.lessons.datasets.waiting import batch_time, best_workers
 
@@ -39,13 +38,13 @@ def workers_for(learner: Callable[[float, float, float, int], int]) -> str:
     """Compare with the fewest workers that give the shortest time per batch on a simulated clock."""
     for load, step, send, cores in LOADERS:
         given = learner(load, step, send, cores)
-        if isinstance(given, bool) or not hasattr(given, "__index__"):
+        number = whole(given)
+        if number is None:
             raise Wrong(
                 "no_number",
                 f"Return a whole number of workers, an int. You returned {given!r}, of type {type(given).__name__}.",
             )
-        given = operator.index(given)
-        _judge_workers(given, load, step, send, cores)
+        _judge_workers(number, load, step, send, cores)
     return f"As few workers as are needed, on {len(LOADERS)} loaders and machines."
 
 

@@ -1,7 +1,6 @@
 """Checks of lesson 04, notebook 1, monitoring: logging at an interval, reading back, the price of looks, one writer."""
 
 import math
-import operator
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, on_ranks, refuse_formula, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, on_ranks, refuse_formula, refuse_known, same, whole
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 from torchcourse.training import event_files
 from torchcourse.training.events import read_scalars
@@ -217,10 +216,11 @@ def look_every(learner: Callable[[float, float, float], int]) -> str:
         given = []
         for look, step, budget in prices:
             answer = learner(look, step, budget)
-            if not hasattr(answer, "__index__") or isinstance(answer, bool):
+            interval = whole(answer)
+            if interval is None:
                 where = _price(look, step, budget)
                 raise Wrong("no_whole_number", f"{where} {answer!r}. Return a whole number of steps, of type int.")
-            given.append(operator.index(answer))
+            given.append(interval)
         if given != [_interval(*price) for price in prices]:
             refuse_formula(given, prices, _INTERVAL_MISTAKES)
             for interval, price in zip(given, prices, strict=True):

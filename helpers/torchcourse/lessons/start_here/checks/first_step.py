@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, refuse_known, same
+from torchcourse.checks.kit import number, refuse_known, same, whole
+from torchcourse.units import counted
 
 Share = Callable[[list[int], int, int], list[int]]
 
@@ -46,7 +47,7 @@ def _as_list(share: Any) -> list[int]:
 def _refuse_unshared(indices: list[int], shares: list[list[int]], where: str) -> None:
     """Refuse shares of something else, and shares that do not differ between ranks."""
     entries = [entry for share in shares for entry in share]
-    if odd := [entry for entry in entries if not hasattr(entry, "__index__")]:
+    if odd := [entry for entry in entries if whole(entry) is None]:
         raise Wrong(
             "wrong_type",
             f"{where}, you handed out {odd[0]!r}, of the type {type(odd[0]).__name__}. A rank needs one list of the "
@@ -142,7 +143,8 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
         return
     first = wrong[0]
     samples, classes = tried[first][0].shape
-    where = f"For {samples} samples and {classes} classes you returned {answers[first]:.5g}"
+    right = counted(hits[first], "sample")
+    where = f"For {counted(samples, 'sample')} and {classes} classes you returned {answers[first]:.5g}"
     logits, labels = tried[0]  # only a square of logits gives the best sample of each class
     if first == 0 and same(answers[0], (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5):
         raise Wrong(
@@ -159,13 +161,13 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
         ),
         "all_wrong": (
             [0.0] * len(answers),
-            f", but {hits[first]} samples have their largest logit at the label. What do you compare with the label: "
-            "the largest logit, or the class that has it?",
+            f", but the largest logit is at the label in {right}. What do you compare with the label: the "
+            "largest logit, or the class that has it?",
         ),
         "whole_parts": (
             [float(truth == 1) for truth in truths],
-            f", as if all samples counted as one; {hits[first]} samples have their largest logit at the label. Do you "
-            "divide whole numbers with //, round, or compare all samples at once?",
+            f", as if all samples counted as one; the largest logit is at the label in {right}. Do you divide whole "
+            "numbers with //, round, or compare all samples at once?",
         ),
         "each_with_all": (
             [(logits.argmax(dim=1, keepdim=True) == labels).double().mean().item() for logits, labels in tried],
@@ -184,7 +186,7 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
                 f"{where} and {hits[first]} of {samples} is {truths[first]:.5g}: close, but rounded. With how many "
                 "digits does your type of numbers compute a mean?",
             )
-    raise Wrong("wrong_value", f"{where}, but {hits[first]} samples have their largest logit at the label.")
+    raise Wrong("wrong_value", f"{where}, but the largest logit is at the label in {right}.")
 
 
 @check

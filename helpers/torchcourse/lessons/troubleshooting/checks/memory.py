@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, number, numbers, refuse_known, same
+from torchcourse.checks.kit import copies, number, numbers, refuse_known, same, whole
 from torchcourse.lessons.troubleshooting.clinic.comparisons import evaluate_for_others
 from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
@@ -255,7 +255,7 @@ class _Room:
             raise Wrong(
                 "too_many_tries", f"200 tries for a limit of {self.limit}, and no end. Each try could halve it."
             )
-        if not hasattr(size, "__index__") or not 1 <= size <= self.limit:  # 16.0 is none for torch, either
+        if whole(size) is None or not 1 <= size <= self.limit:  # 16.0 is none for torch, either
             raise Wrong(
                 "outside",
                 f"You tried a batch of {size}. Sizes are whole numbers from 1 to the limit, here {self.limit}.",
