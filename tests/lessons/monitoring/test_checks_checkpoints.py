@@ -430,6 +430,15 @@ def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
     assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
 
 
+def test_a_number_beyond_the_bits_that_a_generator_reads_is_explained():
+    def wide(image, seed, epoch, index):
+        return draw(image, torch.Generator().manual_seed((seed << 48) + (epoch << 32) + index))
+
+    wrong = check.noisy_image(wide)
+    assert wrong.symptom == "same_every_epoch"
+    assert "the lower 32 bits" in wrong.message
+
+
 def test_two_keys_with_the_same_noise_are_named():
     checked = check.noisy_image(
         lambda image, seed, epoch, index: draw(image, torch.Generator().manual_seed(int(f"{seed}{epoch}{index}")))

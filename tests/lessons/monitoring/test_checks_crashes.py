@@ -38,7 +38,11 @@ def by_daly(save, step, hours, machines):
     return max(1, int(daly_interval(save, 3600 * hours / machines) // step))
 
 
-@pytest.mark.parametrize("learner", [young, rounded_up, as_a_tensor, by_daly])
+def in_whole_seconds(save, step, hours, machines):
+    return max(1, int(math.isqrt(int(2 * save * 3600 * hours / machines)) // step))
+
+
+@pytest.mark.parametrize("learner", [young, rounded_up, as_a_tensor, by_daly, in_whole_seconds])
 def test_the_interval_is_accepted(learner):
     accepted(check.steps_between_saves(learner))
 
@@ -69,6 +73,11 @@ def test_the_interval_is_accepted(learner):
 )
 def test_a_wrong_interval_is_refused(learner, symptom):
     refused(check.steps_between_saves(learner), symptom)
+
+
+def test_one_machine_is_not_called_several():
+    wrong = check.steps_between_saves(lambda *job: young(*job) + 100 * (job[-1] == 1))
+    assert "1 machine of" in wrong.message
 
 
 # What is in the weights

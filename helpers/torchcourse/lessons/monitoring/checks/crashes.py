@@ -10,6 +10,7 @@ from torchcourse.lessons.monitoring import seen_samples
 from torchcourse.lessons.monitoring.crash_costs import daly_interval
 from torchcourse.lessons.monitoring.save_interval import best_interval
 from torchcourse.lessons.monitoring.seen_samples import BATCH, Row
+from torchcourse.units import counted
 
 Steps = Callable[[float, float, float, int], int]
 
@@ -72,11 +73,13 @@ def steps_between_saves(learner: Steps) -> str:
         if any(_near(given, answers) for answers in zip(*wrong, strict=True)):
             raise Wrong(symptom, hint)
     for answer, (save, step, hours, machines), time, seconds in zip(given, _JOBS, between, young, strict=True):
-        if not any(_near([answer], [right / step]) for right in (seconds, seconds - save, daly_interval(save, time))):
+        rounded = 1 + 1 / step  # the steps, or the seconds before they became steps
+        right = (seconds, seconds - save, daly_interval(save, time))
+        if not any(abs(answer - each / step) <= rounded for each in right):
             raise Wrong(
                 "wrong_value",
-                f"A save of {save:g} s, steps of {step:g} s, {machines:,} machines that each run for {hours:,g} h "
-                f"from crash to crash: you save after {answer:,g} step{'s' * (answer != 1)}. Compute √(2·C·M) by "
+                f"A save of {save:g} s, steps of {step:g} s, {counted(machines, 'machine')} of {hours:,g} h from "
+                f"crash to crash: you save after {answer:,g} step{'s' * (answer != 1)}. Compute √(2·C·M) by "
                 "hand, with M of the whole job, in seconds.",
             )
     if any(answer != round(answer) for answer in given):

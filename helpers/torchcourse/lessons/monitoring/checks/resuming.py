@@ -154,9 +154,9 @@ def noisy_image(learner: Noisy) -> str:
         raise Wrong("global", _GLOBAL.format("PyTorch's"))
     _refuse_seeding_others(learner, image)
     for key, symptom, hint in (
-        ((0, 2, 5), "same_every_epoch", "In two epochs the image gets the same noise: it is augmented once for all."),
-        ((0, 1, 6), "same_for_all", "Two different samples get the same noise."),
-        ((7, 1, 5), "seed_ignored", _SEED_IGNORED),
+        ((0, 2, 5), "same_every_epoch", f"{_SAME_EVERY_EPOCH} {_LOWER_BITS}"),
+        ((0, 1, 6), "same_for_all", f"Two different samples get the same noise. {_LOWER_BITS}"),
+        ((7, 1, 5), "seed_ignored", f"{_SEED_IGNORED} {_LOWER_BITS}"),
     ):
         if torch.equal(learner(image, *key), first):
             raise Wrong(symptom, hint)
@@ -178,9 +178,11 @@ _GLOBAL = (
     "Your function moves {} own random numbers, from which others draw, as dropout does: each sample would set them "
     "back to the same place. Draw from a generator of your own."
 )
-_SEED_IGNORED = (
-    "Two runs with different seeds get the same noise: the seed does not count. Is it in the number that you seed a "
-    "generator with? One on the CPU reads the lower 32 bits of it, and no more."
+_SAME_EVERY_EPOCH = "In two epochs the image gets the same noise: it is augmented once for all."
+_SEED_IGNORED = "Two runs with different seeds get the same noise: the seed does not count."
+_LOWER_BITS = (
+    "Are all three numbers in the one that you seed a generator with? One on the CPU reads the lower 32 bits of it, "
+    "and no more."
 )
 
 

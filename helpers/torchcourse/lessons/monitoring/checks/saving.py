@@ -19,6 +19,7 @@ from torchcourse.checks.kit import same
 from torchcourse.ranks.run import RankError, run_ranks
 from torchcourse.training import checkpoint
 from torchcourse.training.crash import KILL
+from torchcourse.units import counted
 
 MOST_KILLS = 10  # each takes a process of its own
 IN_TORCH_SAVE = "in the middle of torch.save"
@@ -53,7 +54,7 @@ def save_whole(learner: Save) -> str:
                 "a copy can be killed half-way. Which folder is certainly on the same disk as the file?",
             )
         _judge_sync(seen)
-    return f"Killed in the middle of torch.save and at {lines} lines of yours: the file was whole each time."
+    return f"Killed in the middle of torch.save and at {counted(lines, 'line')} of yours: the file was whole each time."
 
 
 def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
