@@ -1,6 +1,8 @@
 """With what the learner's function stopped: a check calls it several times, with different inputs."""
 
 import inspect
+import linecache
+import re
 import sys
 from types import CodeType, FrameType, TracebackType
 from typing import Any
@@ -21,14 +23,18 @@ def told(end: TracebackType | None, file: str, number: int) -> str:
         number: the line, from 1.
 
     Returns:
-        a sentence; empty where the line stands in no function, or in one without arguments.
+        a sentence, first of the arguments that the line names; empty where it stands in no function, or in one
+        without arguments.
     """
     known: dict[str, Any] = {}
+    named: set[str] = set()
     while end is not None:
         if (end.tb_frame.f_code.co_filename, end.tb_lineno) == (file, number):
             known = _arguments(end.tb_frame) or known  # those around a comprehension, which has none of its own
+            named = set(re.findall(r"\w+", linecache.getline(file, number)))
         end = end.tb_next
-    texts = [f"`{name}` was {_described(value)}" for name, value in list(known.items())[:_MOST]]
+    first = sorted(known, key=lambda name: name not in named)[:_MOST]
+    texts = [f"`{name}` was {_described(value)}" for name, value in known.items() if name in first]
     return f"There, {', '.join(texts)}." if texts else ""
 
 

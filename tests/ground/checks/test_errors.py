@@ -363,6 +363,9 @@ GIVEN = {
     PART: f"There, `name` was '{'a' * 39} …, `of` was the class int.",
     ODD: "There, `x` was of type Odd.",
     METHOD: "There, `n` was None.",
+    "def f(x, a=1, b=2, c=3, d=4, e=5):\n    return x[e]\n": (
+        "There, `x` was a tensor of shape [2] (int64), `a` was 1, `b` was 2, `e` was 5."
+    ),
     "def f(x):\n    del x\n    return [][1]\n": "",
     "def f(*x):\n    return [][1]\n": "",
 }
