@@ -3,12 +3,16 @@
 import html
 from collections.abc import Callable
 
+from torchcourse import journal
 from torchcourse.quiz import answers, markup, render, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.attempts import Attempt
-from torchcourse.quiz.form import Form
+from torchcourse.quiz.form import Form, Values
 from torchcourse.quiz.questions import OpenQuestion
 from torchcourse.quiz.verdict import Verdict
+
+_last_forms: dict[tuple[str, str, str], "CardForm"] = {}
+"""The form that each question was put in last, by journal, lesson and question."""
 
 
 class CardForm(Form):
@@ -28,7 +32,7 @@ class CardForm(Form):
         """What the learner thought, None until that was asked and answered; it may be empty."""
         self.raw: list[str] = []
         self.compares = self.question.kind == "open" and not card.keyless
-        super().__init__()
+        super().__init__(self._begun_before())
 
     @property
     def asks_reason(self) -> bool:
@@ -37,6 +41,21 @@ class CardForm(Form):
     @property
     def is_wrong(self) -> bool:
         return self.verdict is not None and self.verdict.right is False and not self.compares
+
+    def _begun_before(self) -> Values:
+        """Let go of the form that put this question last, as a cell that runs again takes it off the page.
+
+        Its reasoning that was begun goes into the journal. Its text that was never checked is returned, to go on with.
+        """
+        key = (str(journal.path()), self.card.lesson, self.question.id)
+        before, _last_forms[key] = _last_forms.get(key), self
+        if before is None:
+            return {}
+        if before.asks_reason:
+            before._record_reason()
+        if self.question.kind != "open" or before.checked is not None:
+            return {}
+        return {name: before.values[name] for name in ("answer", "sure") if name in before.values}
 
     # What happens
 

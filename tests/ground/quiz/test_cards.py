@@ -227,6 +227,26 @@ def test_no_reasoning_is_needed_to_see_why() -> None:
     assert logged("reasoning") == []
 
 
+def test_a_card_that_is_shown_again_keeps_a_reasoning_that_was_begun() -> None:
+    form = open_card("pick-one")
+    form.do("check", answer=["A"], sure=["3"])
+    form.do("input", reason=["half a thought"])
+    again = open_card("pick-one")
+    assert [(entry["answer"], entry["text"]) for entry in logged("reasoning")] == [("A", "half a thought")]
+    assert again.values == {}
+    open_card("pick-one")
+    assert len(logged("reasoning")) == 1
+
+
+def test_a_card_that_is_shown_again_has_the_text_that_was_not_checked() -> None:
+    form = open_card("write")
+    form.do("input", answer=["Half an answer"], sure=["2"])
+    again = open_card("write")
+    assert again.values == {"answer": ["Half an answer"], "sure": ["2"]}
+    again.do("check")
+    assert open_card("write").values == {}
+
+
 def test_a_second_try_replaces_the_feedback_and_keeps_a_reasoning_that_was_begun() -> None:
     form = open_card("pick-one")
     form.do("check", answer=["A"], sure=["1"])
