@@ -583,7 +583,7 @@ for model, gpus, batch in CASES:
 
 # %% [markdown]
 # *Level* counts the layouts within 10% of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
-# many. And the same on a network that delivers a tenth as much:
+# many. *Waits* is the share of *data* (section 3) in a step. And the same on a network that delivers a tenth as much:
 
 # %%
 print(HEAD)

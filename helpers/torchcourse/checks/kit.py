@@ -193,6 +193,11 @@ def whole(value: Any) -> int | None:
         return None
 
 
+def is_rounded(given: float, right: float) -> bool:
+    """Whether a number is the right one, rounded to 2 to 5 places, or cut off after them."""
+    return abs(given - right) < 0.01 and any(given == round(given, places) for places in range(2, 6))
+
+
 def numbers(values: Any) -> list[float] | None:
     """Return what was given as a list of floats; None for what is not a sequence of finite numbers."""
     try:

@@ -49,6 +49,8 @@ def test_dropout_seeds_accepts(answer):
         (lambda s, r, n, t: (random.randrange(10**9), random.randrange(10**9)), "not_repeatable"),
         (lambda s, r, n, t: (int(f"1{s}{r}"), int(f"2{s}{r // t}")), "repeats"),  # from 11 ranks and steps on
         (lambda s, r, n, t: (hash(f"in {s} {r}"), hash(f"out {s} {r // t}")), "other_process"),
+        (lambda s, r, n, t: (10**4 * s + r, 10**6 + 10**4 * s + r // t), "repeats"),  # from step 100 on
+        (lambda s, r, n, t: (10**9 + n * s + r, 10**4 * s + r // t), "repeats"),  # from step 100,000 on
         (lambda s, r, n, t: (2**64 + n * s + r, n * s + r // t), "too_large"),
         (lambda s, r, n, t: s + r, "wrong_type"),
         (lambda s, r, n, t: (s / 2, r), "wrong_type"),

@@ -81,6 +81,12 @@ def no_backward(stage, x, y, between):
     return loss.detach()
 
 
+def waits_for_what_waits_by_itself(stage, x, y, between):
+    if dist.get_rank() == 0:
+        dist.send(stage(x).detach(), 1).wait()
+    receive(between, 0)
+
+
 def into_between(stage, x, y, between):
     """Rank 1 receives into the tensor that only shows a shape, and makes a leaf of it: right once."""
     if dist.get_rank() == 0:
@@ -208,6 +214,7 @@ def test_split_step_accepts(answer):
         (back_twice, "same_output_again"),
         (lambda stage, *given: split(stage.eval(), *given), "mode_left_changed"),
         (forward_again, "forward_again"),
+        (waits_for_what_waits_by_itself, "nothing_to_wait_for"),
         (in_32_bits, "precision"),
     ],
 )
@@ -442,6 +449,18 @@ def fetches_late(stage, inputs, targets, between):
     return sum(losses).detach()
 
 
+def all_forwards_on_both(stage, inputs, targets, between):
+    """GPipe: rank 1 fetches everything before it sends anything."""
+    if dist.get_rank() == 0:
+        return all_forwards(stage, inputs, between)
+    arrived, losses = [receive(between, 0).requires_grad_() for _ in targets], []
+    for border, target in zip(arrived, targets, strict=True):
+        losses.append(F.cross_entropy(stage(border), target) / len(targets))
+        losses[-1].backward()
+        dist.send(border.grad, 0)
+    return sum(losses).detach()
+
+
 def sends_and_goes_on(stage, inputs, targets, between):
     """What was begun to send is never waited for, and its handle is dropped."""
     if dist.get_rank() == 1:
@@ -451,16 +470,29 @@ def sends_and_goes_on(stage, inputs, targets, between):
         dist.isend(stage(x).detach(), 1)
 
 
+def begins_to_receive_and_leaves(stage, x, y, between):
+    """Rank 0 goes backward with whatever lies in the tensor by then, and ends before rank 1 sends."""
+    if dist.get_rank() == 0:
+        border = stage(x)
+        dist.send(border.detach(), 1)
+        dist.irecv(between, 1)
+        return border.backward(torch.zeros_like(between))
+    receive(between, 0)
+    return receive(between, 0)  # waits for certain
+
+
 @pytest.mark.slow
 def test_a_send_that_was_only_begun_is_told_where_ranks_hang():
     message = check.repaired_step(sends_and_goes_on).message
     assert "`isend` only begins to send" in message
     assert "`isend`" not in check.repaired_step(repaired(colleagues)).message
+    assert "`irecv` only begins to receive" in check.split_step(begins_to_receive_and_leaves).message
 
 
 @pytest.mark.slow
 def test_repaired_step_leaves_rank_1_as_it_is():
     refused(check.repaired_step(fetches_late), "fetches_late")
+    refused(check.repaired_step(all_forwards_on_both), "another_second_rank")
 
 
 def test_a_tensor_of_many_numbers_is_told_by_its_shape():

@@ -135,6 +135,12 @@ def test_repaired_refuses(answer, symptom):
     refused(check.repaired(answer), symptom)
 
 
+def test_a_layout_that_the_planner_refuses_is_told_with_the_plan_that_it_was_to_repair():
+    verdict = check.repaired(lambda m, c, layout: replace(as_in_the_notebook(m, c, layout), pipeline=16))
+    refused(verdict, "not_possible")
+    assert verdict.message.startswith("GPT 238B, 8 tensor × 16 pipeline")
+
+
 def test_only_the_last_sick_plan_needs_to_compute_layers_again():
     fits = [plan(m, c, replace(inside_nodes(m, c, sick), recomputation="none")).fits for m, c, sick in check.SICK]
     assert fits == [True, True, False]

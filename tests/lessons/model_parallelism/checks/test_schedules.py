@@ -12,6 +12,12 @@ from verdicts import accepted, refused, todo
 # bubble
 
 
+def only_multiples(p, m, v=1):
+    if m % p:
+        raise ValueError("the micro-batches go through in groups")
+    return (p - 1) / (v * m + p - 1)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -46,12 +52,21 @@ def test_bubble_accepts(answer):
         (lambda p, m, v=1: 0.3, "wrong_value"),
         (lambda p, m, v=1: round((p - 1) / (v * m + p - 1), 2), "rounded"),
         (lambda p, m, v=1: None, "no_number"),
+        # several pieces are still to come
+        (lambda p, m, v=1: (p - 1) / m, "relative_to_work"),
+        (lambda p, m, v=1: m / (m + p - 1), "utilization"),
+        (lambda p, m, v=1: round((p - 1) / (v * m + p - 1), 4), "rounded"),
+        (only_multiples, "raised_ValueError"),
     ],
 )
 def test_bubble_refuses(answer, symptom):
     checked = check.bubble(answer)
     refused(checked, symptom)
     assert symptom != "raised_TypeError" or "first line" in checked.message
+
+
+def test_a_bubble_that_is_no_part_of_anything_is_told_so():
+    assert "lies between 0 and 1" in check.bubble(lambda p, m, v=1: (p - 1) / v * m + p - 1).message
 
 
 # one_f_one_b_order

@@ -14,6 +14,8 @@ from torchcourse.lessons.model_parallelism.tensor_parallel import Dropouts, drif
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks.who import ON_CPU
 
+LONGEST = 1_000_000
+"""The steps of a training run in which a seed must not come again."""
 TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
 
 
@@ -67,6 +69,22 @@ def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
     if len({seeds[step, 0] for step in range(steps)}) < steps:
         raise Wrong("every_step", f"{on}rank 0 gets the same seeds in several steps, so the same units fall out again.")
     _judge_uniqueness(seeds, on, tensor)
+    for place in (0, 1):  # later, where one kind may reach the other
+        if later := _meeting(seeds, place):
+            seeds |= {
+                (later, rank): _pair(
+                    learner(later, rank, ranks, tensor), f"dropout_seeds({later}, {rank}, {ranks}, {tensor})"
+                )
+                for rank in range(ranks)
+            }
+    _judge_uniqueness(seeds, on, tensor)
+
+
+def _meeting(seeds: dict[tuple[int, int], tuple[int, int]], place: int) -> int:
+    """The step at which rank 0's seeds of this place, growing as at first, reach those of step 0 of the other; or 0."""
+    growth, gap = seeds[1, 0][place] - seeds[0, 0][place], seeds[0, 0][1 - place] - seeds[0, 0][place]
+    step = gap // growth if growth else 0
+    return step if 0 < step < LONGEST else 0
 
 
 def _judge_uniqueness(seeds: dict[tuple[int, int], tuple[int, int]], on: str, tensor: int) -> None:

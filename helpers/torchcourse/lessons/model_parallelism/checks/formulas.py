@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import permutations
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, numbers_of, refuse_known, same
+from torchcourse.checks.kit import AnyOf, is_rounded, numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.memory_and_time import judge_shares, refuse_bytes_per_parameter
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
@@ -260,7 +260,13 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
                 "the MFU counts what the *model* needs. Does it need a layer twice?",
             ),
         }
+        if again:
+            known["recomputation_taken_out"] = (
+                0.75 * model,
+                "you take a forward pass out, and the 6 FLOP per parameter hold none twice: the *model* needs them.",
+            )
         refuse_known(mfu, known, _CLOSE, where=where)
+        _refuse_rounded(mfu, model, where)
         raise Wrong(
             "wrong_mfu",
             f"{where}your MFU is {times(mfu / model)} what it should be. Begin with the FLOP of a token.",
@@ -281,6 +287,11 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
     }
     refuse_known(hfu, known, _CLOSE, where=where)
     raise Wrong("wrong_hfu", f"{where}your HFU is {times(hfu / hardware)} what it should be. One more forward pass.")
+
+
+def _refuse_rounded(given: float, right: float, where: str) -> None:
+    if is_rounded(given, right):
+        raise Wrong("rounded", f"{where}{given} is a rounded value. Return it as it was computed.")
 
 
 # The seconds of a step
@@ -333,6 +344,7 @@ def _judge_step(given: list[float], case: tuple) -> None:
             ),
         }
         refuse_known(given[0], known, _CLOSE, where=where)
+        _refuse_rounded(given[0], bubble, where)
         raise Wrong(
             "wrong_bubble",
             f"{where}you have a bubble of {given[0]:.4g} s. How long is one micro-batch on a rank, and how many are "

@@ -72,14 +72,19 @@ HANG = (
     "partner, in the same order?"
 )
 ONLY_BEGUN = (
-    " `isend` only begins to send, and your function never waits for it: keep the handle that it returns, and call its "
-    "`wait()` before the function ends."
+    " `{name}` only begins to {what}, and your function never waits for it: keep the handle that it returns, and call "
+    "its `wait()` before {until}."
 )
 LEFT_ALONE = (
     "Rank {rank} waited for a rank that had already finished. Count the messages each way: as many sends as receives?"
 )
 _TO_ITSELF = ("to_itself", "Rank {rank} sends to itself, or receives from itself. Which is the other rank?")
 ERRORS = {
+    "'NoneType' object has no attribute 'wait'": (
+        "nothing_to_wait_for",
+        "Rank {rank} calls `wait()` on None. `dist.send` and `dist.recv` give no handle: they wait by themselves. "
+        "`isend` and `irecv` give one.",
+    ),
     "NoneType": (
         "nothing_to_send",
         "Rank {rank} met None where a tensor should be. Autograd keeps the gradient of a tensor only if that tensor "
@@ -109,15 +114,19 @@ _SUM = "rank 0's gradients are those of the *sum* of its outputs. Nothing of the
 
 
 def _on_two_ranks(function: Callable[..., Half], learner: Callable, *arguments: Any) -> tuple[Half, Half]:
-    names = getattr(getattr(learner, "__code__", None), "co_names", ())
+    names = set(getattr(getattr(learner, "__code__", None), "co_names", ()))
+    begun = ""
+    for name, what, until in (("isend", "send", "the function ends"), ("irecv", "receive", "you use the tensor")):
+        if name in names and not {"wait", "synchronize"} & names:
+            begun += ONLY_BEGUN.format(name=name, what=what, until=until)
     first, second = on_ranks(
         function,
         learner,
         *arguments,
         world_size=2,
         seconds=TIME_LIMIT,
-        hang=HANG + ONLY_BEGUN * ("isend" in names and not {"wait", "synchronize"} & set(names)),
-        left_alone=LEFT_ALONE,
+        hang=HANG + begun,
+        left_alone=LEFT_ALONE + begun,
         known=ERRORS,
         env=ON_CPU,
     )
@@ -328,4 +337,10 @@ def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
     if not same(second.gradients, second.right):
         raise Wrong(
             "second_rank_changed", f"{case}rank 1's gradients are wrong. Its part was right: what reaches it now?"
+        )
+    if second.messages != ["receive"] + ["receive", "send"] * (count - 1) + ["send"]:
+        raise Wrong(
+            "another_second_rank",
+            f"{case}the gradients are right, but rank 1 does not receive and send as `second_rank` does, one ahead: "
+            f"{', '.join(second.messages)}. Leave rank 1 to it, and write the loop of rank 0 that goes with it.",
         )

@@ -50,11 +50,11 @@ def my_layout(layout: Layout) -> str:
 def repaired(learner: Callable) -> str:
     """Give the learner's repair several sick plans, of which one does not fit without computing again."""
     for model, cluster, layout in SICK:
-        cured = _planned(model, cluster, learner(model, cluster, layout), layout.batch)
         where = (
             f"{model.name}, {layout.tensor} tensor × {layout.pipeline} pipeline on {cluster.gpu.name}, "
             f"{cluster.gpus_per_node} per node: "
         )
+        cured = _planned(model, cluster, learner(model, cluster, layout), layout.batch, where)
         _judge_repair(plan(model, cluster, layout), cured, where)
     return f"{len(SICK)} sick plans, on nodes of 4 and of 8 GPUs, of 40 and of 80 GiB: all fit now, and none crawls."
 
@@ -66,7 +66,7 @@ def _total(planned: Plan) -> str:
     return format_bytes(planned.bytes.total)
 
 
-def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
+def _planned(model: Model, cluster: Cluster, layout: Any, batch: int, where: str = "") -> Plan:
     if not isinstance(layout, Layout):
         shown = repr(layout) if len(repr(layout)) < 100 else f"of type {type(layout).__name__}"
         within = " Its `.layout` is one." if isinstance(layout, Plan) else ""
@@ -88,7 +88,7 @@ def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
     try:
         return plan(model, cluster, layout)
     except ValueError as error:
-        raise Wrong("not_possible", f"The planner refuses it: {error}") from None
+        raise Wrong("not_possible", f"{where}The planner refuses it: {error}") from None
 
 
 def _must_fit(chosen: Plan, where: str = "") -> None:

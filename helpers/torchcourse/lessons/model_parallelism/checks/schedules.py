@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, refuse_formula, same
+from torchcourse.checks.kit import is_rounded, number, refuse_formula, same
 from torchcourse.lessons.model_parallelism.pipeline import Action, Deadlock, Schedule, simulate
 from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubble
 
@@ -14,6 +14,7 @@ from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubbl
 def bubble(learner: Callable) -> str:
     """Compare with the formula, which the simulation of every schedule reproduces."""
     cases = [(p, m, v) for v in (1, 2, 3) for p, m in ((4, 8), (2, 6), (5, 5), (3, 12), (1, 3))]
+    cases.insert(1, (5, 4, 1))  # with one piece, their number need not be a multiple
     answers: list[float] = []
     try:
         for ranks, micro_batches, pieces in cases:
@@ -90,22 +91,30 @@ def _part(answer: Any, ranks: int, micro_batches: int, pieces: int) -> float:
 
 
 def _judge_bubbles(answers: list[float], cases: list[tuple[int, int, int]]) -> None:
-    """Refuse wrong numbers; a known mistake has to give those of all cases, as one case may fit several mistakes."""
+    """Refuse wrong numbers; a known mistake has to give those of all cases, as one case may fit several mistakes.
+
+    Where it is wrong for one piece per rank, that means the cases of one piece: many write these first.
+    """
     wrong = [place for place, case in enumerate(cases) if not same(answers[place], float(right_bubble(*case)), 1e-6)]
     if not wrong:
         return
     value, (p, m, v) = answers[wrong[0]], cases[wrong[0]]
     case, right = f"bubble({p}, {m}, {v}) is {value:.4f}. ", float(right_bubble(p, m, v))
-    refuse_formula(answers, cases, _MISTAKES, where=case)
+    told = [place for place, (_, _, pieces) in enumerate(cases) if v > 1 or pieces == 1]
+    refuse_formula([answers[place] for place in told], [cases[place] for place in told], _MISTAKES, where=case)
     if v > 1:  # those with one piece come first
         raise Wrong(
             "pieces",
             f"{case}Right for one piece per rank. Several pieces of a rank share its time, each with 1/v of it: what "
             "becomes of filling and draining, and what of the work?",
         )
-    if abs(value - right) < 0.01 and value == round(value, 3):
+    if is_rounded(value, right):
         raise Wrong("rounded", f"{case}That is a rounded value. Return it as it was computed.")
-    raise Wrong("wrong_value", f"{case}Draw {p} ranks and {m} micro-batches with the slider, and count parts of time.")
+    part = "" if 0 <= value <= 1 else "A part of all time lies between 0 and 1. "
+    raise Wrong(
+        "wrong_value",
+        f"{case}{part}Draw {p} rank{'s' * (p > 1)} and {m} micro-batches with the slider, and count parts of time.",
+    )
 
 
 # The order of 1F1B

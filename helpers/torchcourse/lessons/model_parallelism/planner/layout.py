@@ -157,8 +157,8 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
         )
     if layout.batch % (layout.data * layout.micro_batch):
         raise ValueError(
-            f"A batch of {layout.batch} cannot be shared by {layout.data} data-parallel ranks in micro-batches of "
-            f"{layout.micro_batch}: {layout.data} × {layout.micro_batch} must divide it."
+            f"A batch of {layout.batch} cannot be shared by {counted(layout.data, 'data-parallel rank')} in "
+            f"micro-batches of {layout.micro_batch}: {layout.data} × {layout.micro_batch} must divide it."
         )
     layers, _ = layers_per_stage(model, layout)
     if layout.every > layers:
