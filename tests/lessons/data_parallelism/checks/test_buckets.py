@@ -242,6 +242,12 @@ def none_met(bucket):
     dist.all_reduce(row)
 
 
+def in_16_bits(bucket):
+    row = row_of(bucket).half().double()
+    dist.all_reduce(row)
+    put_back(bucket, row / dist.get_world_size())
+
+
 def cut_in_another_order(bucket):
     row = row_of(bucket)
     dist.all_reduce(row)
@@ -330,7 +336,8 @@ def test_average_bucket_accepts(answer):
         (put_back_where_there_was_one, "missing_gradient"),
         (none_left_out, "sizes_differ"),
         (none_met, "no_gradient"),
-        (cut_in_another_order, "some_parameters"),
+        (cut_in_another_order, "wrong_value"),
+        (in_16_bits, "wrong_value"),  # what no rank uses is 0 as it should be: nothing is right for that
         (weights_averaged, "weights_changed"),
         (rank_0_alone, "hang"),
         (lambda bucket: averaged(bucket, lambda n: len(bucket)), "wrong_factor"),

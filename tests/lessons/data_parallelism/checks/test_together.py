@@ -222,7 +222,9 @@ def labels_of_the_other_rank(batch):
     ],
 )
 def test_train_together_refuses(answer, symptom):
-    refused(check.train_together(answer), symptom)
+    verdict = check.train_together(answer)
+    refused(verdict, symptom)
+    assert "1 batches" not in verdict.message
 
 
 def test_a_stub_is_not_done_yet():

@@ -356,10 +356,14 @@ def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
             "wrong_factor",
             f"What rank 0 holds is the mean, times a number: {listed}. What is in the row, and by what is it divided?",
         )
-    if len(wrong) < len(mean):
+    if len(wrong) < sum(bool(part.any()) for part in mean):
         raise Wrong(
             "some_parameters",
             f"Right for some parameters, wrong for {names}. Is the row cut where it was joined, and does each piece "
             "get its shape back?",
         )
-    raise Wrong("wrong_value", "The gradients are neither their own nor the mean.")
+    raise Wrong(
+        "wrong_value",
+        "The gradients are neither their own nor the mean. What happens to the numbers of a row on the way, is it cut "
+        "where it was joined, and does each piece get its shape back?",
+    )

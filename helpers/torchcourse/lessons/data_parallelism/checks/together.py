@@ -44,7 +44,7 @@ def train_together(learner: Callable) -> str:
             if same([one.end for one in runs], [expected] * world_size) and _shared_out(runs, count):
                 refuse_shortened(count, runs[0].left)
                 if any(one.evaluating for one in runs):
-                    raise Wrong("mode_left_changed", f"After {count} batches {EVALUATING}")
+                    raise Wrong("mode_left_changed", f"After {count} batch{'es' * (count > 1)} {EVALUATING}")
                 continue
             if world_size > 2:
                 raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
