@@ -83,7 +83,7 @@ def no_backward(stage, x, y, between):
 
 def waits_for_what_waits_by_itself(stage, x, y, between):
     if dist.get_rank() == 0:
-        dist.send(stage(x).detach(), 1).wait()
+        dist.send(stage(x).detach(), 1).wait()  # type: ignore[attr-defined]
     receive(between, 0)
 
 

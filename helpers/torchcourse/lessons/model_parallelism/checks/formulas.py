@@ -271,6 +271,14 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
             "wrong_mfu",
             f"{where}your MFU is {times(mfu / model)} what it should be. Begin with the FLOP of a token.",
         )
+    _judge_hfu(hfu, case, where)
+
+
+def _judge_hfu(hfu: float, case: tuple, where: str) -> None:
+    """Refuse the HFU, where the MFU is right and the two are not."""
+    parameters, layers, width, sequence, tokens, peak, again = case
+    rate, scores = tokens / peak, 4 * layers * width * sequence
+    model, hardware = (passes * rate * (2 * parameters + scores) for passes in (3, 4))
     if not again:
         raise Wrong(
             "recomputation_always", f"{where}nothing is computed twice here, but your HFU differs from your MFU."
