@@ -359,7 +359,7 @@ def _on_drawn_scores(accuracy_of, draw):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "The size of tensor a (3) must match the size of tensor b (8)"</summary>
+# <details><summary>Help – I get "The size of tensor a (10) must match the size of tensor b (1000)"</summary>
 # You compare one value per class with one value per sample. Along which dimension of `[samples, classes]` did you look for the largest?
 # </details>
 # <details><summary>Help – I get "You returned a tensor"</summary>

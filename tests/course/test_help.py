@@ -22,7 +22,7 @@ VALUE = "\0"
 """Stands in a hint for what the check fills in."""
 
 NO_HINTS = {
-    "The size of tensor a (3) must match the size of tensor b (8)": "PyTorch's error for shapes that do not fit",
+    "The size of tensor a (10) must match the size of tensor b (1000)": "PyTorch's error for shapes that do not fit",
     "mat1 and mat2 shapes cannot be multiplied": "PyTorch's error for a matrix product",
     "a module doesn't have any parameter that requires a gradient": "the error of DistributedDataParallel",
     "needs … GPUs, but the cluster has …": "the planner's error, which the check passes on",

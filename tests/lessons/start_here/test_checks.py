@@ -332,7 +332,7 @@ WRONG_STEPS += [
     ("wrong_length", clipped),
     ("softmax_before_loss", with_loss(lambda loss_fn, logits, labels: loss_fn(logits.softmax(1), labels))),
     ("other_loss_function", with_loss(lambda _, logits, labels: torch.nn.CrossEntropyLoss()(logits, labels))),
-    ("raised_NotImplementedError", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),
+    ("loss_arguments_swapped", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),
     ("goes_up", with_loss(lambda loss_fn, logits, labels: -loss_fn(logits, labels))),
     ("no_step", own_optimizer),
     ("no_step", moved_by_hand),

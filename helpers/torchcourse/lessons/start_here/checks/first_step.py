@@ -193,7 +193,7 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
 def training_step(learner: Callable[..., float]) -> str:
     """Follow three steps of a small model with momentum, and compare the weights after each with a reference."""
     images, labels = 4 * torch.arange(60.0).reshape(3, 5, 4).sin(), torch.arange(15).reshape(3, 5) % 4 % 3
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=0.2)  # so that a loss which is not the one given is seen
+    loss_fn = _SmoothedLoss(label_smoothing=0.2)  # so that a loss which is not the one given is seen
     model, optimizer, log = _watched_model()
     references = {name: _reference(images, labels, loss_fn, name) for name in ("right", *_KNOWN_STEPS)}
     for step, (batch, targets) in enumerate(zip(images, labels, strict=True)):
@@ -224,6 +224,19 @@ _KNOWN_STEPS = {
     "goes_up": "The step has the right length and goes the wrong way: up the loss.",
 }
 """Known mistakes that the weights show, and what is said of each."""
+
+
+class _SmoothedLoss(nn.CrossEntropyLoss):
+    """Says in words that its arguments are swapped: PyTorch's own sentence is about a kernel and the type 'Long'."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if target.is_floating_point() and not input.is_floating_point():
+            raise Wrong(
+                "loss_arguments_swapped",
+                "You call loss_fn with the labels first. PyTorch's losses take the model's output first, and then what "
+                "it should be.",
+            )
+        return super().forward(input, target)
 
 
 def _watched_model() -> tuple[nn.Linear, torch.optim.Optimizer, list[str]]:
