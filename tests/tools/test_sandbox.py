@@ -30,9 +30,10 @@ pytestmark = pytest.mark.skipif(not sandbox.POSSIBLE, reason="needs Linux, whose
 
 
 @pytest.fixture(scope="module")
-def warm():
+def warm(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEACHERS_TOKEN", "a password")
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("of-the-grader")))
         begun = Warm()
     with begun as warm:
         if not warm.isolated:
@@ -61,6 +62,13 @@ def error(outputs):
 
 def text(outputs):
     return "".join(one.get("text", one.get("data", {}).get("text/plain", "")) for one in outputs)
+
+
+def test_a_temporary_file_lies_where_the_sandbox_can_write(warm):
+    where, after = run(warm, "import tempfile; print(tempfile.mkdtemp())")
+    assert error(where) is None
+    assert text(where).startswith("/tmp/tmp")
+    assert text(after) == "42"
 
 
 UNREACHABLE = {
