@@ -10,7 +10,7 @@ import pytest
 from nbgrader.nbgraderformat import MetadataValidator, ValidationError
 
 import small_course
-from torchcourse.tools.classroom import grade, gradebook, grader
+from torchcourse.tools.classroom import grade, gradebook, grader, roster
 
 LESSON = small_course.LESSON_NAME
 hand_in = small_course.hand_in
@@ -223,3 +223,19 @@ def test_more_notebooks_than_cores_run_at_once_where_memory_holds_them(cores, gi
     monkeypatch.setattr(grader.os, "cpu_count", lambda: cores)
     monkeypatch.setattr(grader.psutil, "virtual_memory", lambda: SimpleNamespace(available=gib * 2**30))
     assert grader.at_a_time() == count
+
+
+def test_who_waits_when_grading_stops_is_not_said_to_have_handed_in_nothing(course, tmp_path, monkeypatch):
+    for student in ("ada", "bo"):
+        hand_in(course, tmp_path, student, solved=False).write_text("{}")
+    with monkeypatch.context() as patched:
+        patched.setattr(grader.Grader, "grade", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            grade.grade_class(tmp_path, root=course)
+    table = roster.read(tmp_path / "grades.csv")
+    assert {row.state for row in table.values()} == {"not graded yet"}
+    assert {row.state for row in grade.grade_class(tmp_path, root=course)} == {"could not be graded"}
+
+
+def interrupted(*_arguments):
+    raise KeyboardInterrupt

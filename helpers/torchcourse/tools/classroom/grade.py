@@ -74,11 +74,14 @@ def grade_class(
         changed = []
         for key in submissions:
             digest = digests[key[1]] + staging.digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
-            if not again and record.is_graded(key, digest) and key in table:
+            graded = key in table and table[key].state in ("graded", "needs manual grading")
+            if not again and record.is_graded(key, digest) and graded:
                 table[key] = _followed(grader, key, table[key], record)
-            else:
-                record.digests[key] = digest
-                changed.append(key)
+                continue
+            record.digests[key] = digest
+            changed.append(key)
+            if not graded:  # which a grader that is stopped leaves so
+                table[key] = Grade(*key, "not graded yet", None, None)
         try:
             _grade(grader, changed, table, record, cluster)
         finally:

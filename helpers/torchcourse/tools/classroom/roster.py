@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-State = Literal["graded", "needs manual grading", "could not be graded", "not handed in"]
+State = Literal["graded", "needs manual grading", "could not be graded", "not graded yet", "not handed in"]
 
 
 @dataclass(frozen=True)
