@@ -582,8 +582,8 @@ for model, gpus, batch in CASES:
     print(compared(model, grand_teton(gpus), batch))
 
 # %% [markdown]
-# *Level* counts the layouts within 10% of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
-# many. *Waits* is the share of *data* (section 3) in a step. And the same on a network that delivers a tenth as much:
+# *Level* counts the layouts within 10% of the fastest, itself among them: the planner cannot tell them apart. *Waits* is the share of
+# *data* (section 3) in a step. The same on a network that delivers a tenth as much:
 
 # %%
 print(HEAD)

@@ -210,7 +210,7 @@ def main() -> int:
         score = "   –" if grade.score is None else f"{grade.score:4g} of {grade.max_score:g}"
         print(f"{roster.printable(grade.student):{width}}  {grade.lesson:28} {score:12} {grade.state}  {grade.note}")
     print(f"Scores: {options.folder / 'grades.csv'}")
-    print(f"Feedback pages, which show the hidden tests and the model answers: {options.folder / 'feedback'}")
+    print(f"Feedback pages, which show the model answers to open questions: {options.folder / 'feedback'}")
     if any(grade.state == "needs manual grading" for grade in grades):
         print("Answers in words wait for you: TEACHING.md, step 5, says how to grade them.")
     return 0
