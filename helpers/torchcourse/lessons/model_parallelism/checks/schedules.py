@@ -8,6 +8,7 @@ from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import is_rounded, number, refuse_formula, same
 from torchcourse.lessons.model_parallelism.pipeline import Action, Deadlock, Schedule, simulate
 from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubble
+from torchcourse.units import counted
 
 
 @check
@@ -113,7 +114,7 @@ def _judge_bubbles(answers: list[float], cases: list[tuple[int, int, int]]) -> N
     part = "" if 0 <= value <= 1 else "A part of all time lies between 0 and 1. "
     raise Wrong(
         "wrong_value",
-        f"{case}{part}Draw {p} rank{'s' * (p > 1)} and {m} micro-batches with the slider, and count parts of time.",
+        f"{case}{part}Draw {counted(p, 'rank')} and {m} micro-batches with the slider, and count parts of time.",
     )
 
 
