@@ -44,7 +44,7 @@ def warm(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     monkeypatch.setattr(sandbox, "MEMORY", 2**30)
-    monkeypatch.setattr(sandbox, "_GRACE", 0.5)
+    monkeypatch.setattr(sandbox, "_GRACE", 20.0)  # a slow machine takes its time to write the traceback
 
 
 def run(warm, source, processor=2.0, wall=20.0):
@@ -196,7 +196,9 @@ ENDED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "reason"), ENDED.values(), ids=ENDED)
-def test_what_ends_a_sandbox_is_named(warm, source, reason):
+def test_what_ends_a_sandbox_is_named(warm, monkeypatch, source, reason):
+    if reason == "did not end":
+        monkeypatch.setattr(sandbox, "_GRACE", 0.5)
     died, _ = run(warm, source, processor=1.0)
     assert isinstance(died, Died)
     assert not isinstance(died, Forged)
@@ -367,8 +369,7 @@ def test_an_answer_that_the_sandbox_did_not_give_is_noticed(warm, source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["while True: pass", "import time\ntime.sleep(99)"], ids=["busy", "asleep"])
-def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, source, monkeypatch):
-    monkeypatch.setattr(sandbox, "_GRACE", 20.0)  # a slow machine takes its time to write the traceback
+def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, source):
     outputs, after = run(warm, source, processor=0.5, wall=2.0)
     assert outputs[-1]["ename"] == "TimeLimit"
     assert text(after) == "42"
@@ -442,6 +443,7 @@ def test_a_sandbox_ends_where_linux_cannot_wait_for_a_process_whose_session_live
 @pytest.mark.slow
 def test_a_long_cell_for_a_sandbox_that_takes_nothing_in_does_not_hold_the_grader(warm, monkeypatch):
     monkeypatch.setattr(sandbox, "_SEND", 0.2)
+    monkeypatch.setattr(sandbox, "_GRACE", 0.5)
     stops = "import os, signal, threading\nthreading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()"
     monkeypatch.setattr(warm, "kind", "limits")  # where the first process can stop itself
     with Box(warm) as box:

@@ -228,7 +228,7 @@ def test_a_function_that_keeps_its_results_reaches_the_ranks(kernel: Kernel) -> 
 
 
 def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
-    cell = kernel.run("def slow():\n    print('first')\n    time.sleep(1.5)\n    print('second')\nrun_ranks(slow)")
+    cell = kernel.run("def slow():\n    print('first')\n    time.sleep(2.5)\n    print('second')\nrun_ranks(slow)")
     assert sorted(cell.text.splitlines()) == ["[rank 0] first", "[rank 0] second", "[rank 1] first", "[rank 1] second"]
     (first, *_), (last, _) = [at for at, text in cell.printed if "first" in text], cell.printed[-1]
     assert last - first > 1, cell.printed
@@ -248,7 +248,7 @@ def test_an_interrupt_ends_the_ranks_and_says_where_they_were(kernel: Kernel) ->
         interrupt_when="[rank 1] started\n",
     )
     assert cell.error_name == "KeyboardInterrupt"
-    assert cell.seconds < 10  # about one on a machine of one's own
+    assert cell.seconds < 50  # about one on a machine of one's own
     assert "rank 0 was here:" in cell.error
     assert "dist.barrier()  # rank 1 never comes" in cell.error
     assert "rank 1 was here:" in cell.error

@@ -306,7 +306,7 @@ class SlowToRebuild:
 
 @pytest.mark.slow
 def test_the_time_limit_begins_when_all_ranks_have_started() -> None:
-    assert run_ranks(lambda _: dist.get_rank(), SlowToRebuild(2), timeout=1) == [0, 1]
+    assert run_ranks(lambda _: dist.get_rank(), SlowToRebuild(4), timeout=3) == [0, 1]
 
 
 @pytest.mark.slow
