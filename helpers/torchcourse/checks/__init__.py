@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torchcourse import journal, notice
-from torchcourse.checks import errors, settings
+from torchcourse.checks import errors, settings, unrun
 from torchcourse.checks.errors import NotDone
 from torchcourse.checks.limits import TimeIsUp, time_limit
 
@@ -74,10 +74,15 @@ def check(body: Callable[[Any], str]) -> Callable[..., Checked]:
     def run(learner: Any, points: float = 1) -> Checked:
         exercise = f"{_lesson(body.__module__)}.{body.__name__}"
         state, message, symptom = _judge(body, learner)
+        if not_run := unrun.sentence():
+            message = f"{not_run} {MEND}" if state == "not done" else f"{message}\n{not_run}"
         journal.record("check", exercise=exercise, state=state, symptom=symptom, message=message)
         return Checked(exercise, state, message, points, symptom)
 
     return run
+
+
+MEND = "Mend that line, run the cell, then run this one again."
 
 
 def _lesson(module: str) -> str:
