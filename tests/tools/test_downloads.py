@@ -79,10 +79,54 @@ def test_each_notebook_lands_with_its_student(course, made, tmp_path, name, plac
     assert sorted(tmp_path.iterdir()) == [tmp_path / "downloads.zip"]
 
 
-def test_what_comes_later_replaces_what_came_before(course, made, tmp_path):
-    for data in (b"{}", b"[]"):
-        downloads.collect(archive(tmp_path, ["lovelaceada_311_9001_quiz.ipynb"], data), LESSON, made, course)
-    assert (made / "submitted" / "ada" / LESSON / "quiz.ipynb").read_bytes() == b"[]"
+def contents(place: Path) -> dict[str, bytes]:
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_what_comes_later_takes_the_place_of_what_came_before_and_nothing_is_lost(course, made, tmp_path):
+    """Canvas numbers what is handed in again, and browsers and people have their own ways to name it."""
+    lesson = (course / "notebooks" / LESSON / "1_lesson.ipynb").read_bytes()
+    numbered = {"1_lesson.ipynb": b"\n", "1_lesson-1.ipynb": b"\n\n", "my work.ipynb": b"\n\n\n"}
+    said = []
+    for name, more in [*numbered.items(), ("my work.ipynb", b"\n\n\n")]:
+        path = archive(tmp_path, [f"zoe_311_9001_{name}"], lesson + more)
+        said += downloads.collect(path, LESSON, made, course)
+    assert contents(made / "submitted" / "zoe-311" / LESSON) == {
+        "my work.ipynb": lesson + b"\n\n\n",
+        ".earlier/1_lesson.ipynb": lesson + b"\n",
+        ".earlier/1_lesson-1.ipynb": lesson + b"\n\n",
+    }
+    assert [line.partition("roster")[2] for line in said] == [
+        "",
+        ", in the place of 1_lesson.ipynb, which is in .earlier now",
+        ", in the place of 1_lesson-1.ipynb, which is in .earlier now",
+        "",
+    ]
+
+
+def test_what_cannot_be_read_gives_way_by_its_name_alone(course, made, tmp_path):
+    for name, data in [("1_lesson", b"{}"), ("other", b"{}"), ("1_lesson", b"[]"), ("1_lesson", b"")]:
+        downloads.collect(archive(tmp_path, [f"yun_12_9_{name}.ipynb"], data), LESSON, made, course)
+    assert contents(made / "submitted" / "yun-12" / LESSON) == {
+        "1_lesson.ipynb": b"",
+        "other.ipynb": b"{}",
+        ".earlier/1_lesson.ipynb": b"{}",
+        ".earlier/1_lesson (2).ipynb": b"[]",
+    }
+
+
+def test_two_notebooks_that_have_one_name_are_both_graded(course, made, tmp_path):
+    lesson = (course / "notebooks" / LESSON / "1_lesson.ipynb").read_bytes()
+    for data in (lesson, b"{}"):
+        downloads.collect(archive(tmp_path, ["xu_12_9_mine.ipynb"], data), LESSON, made, course)
+    assert contents(made / "submitted" / "xu-12" / LESSON) == {"mine.ipynb": lesson, "mine (2).ipynb": b"{}"}
+
+
+def test_two_of_one_name_in_an_archive_are_both_kept(course, made, tmp_path):
+    names = [f"Will_13_assignsubmission_file_/{folder}/1_lesson.ipynb" for folder in "ab"]
+    said = downloads.collect(archive(tmp_path, names, b"{}"), LESSON, made, course)
+    assert said[1].endswith(", kept as 1_lesson (2).ipynb beside a file of the same name")
+    assert {"1_lesson.ipynb", "1_lesson (2).ipynb"} == contents(made / "submitted" / "Will-13" / LESSON).keys()
 
 
 def test_a_file_that_unpacks_without_end_is_left_out(course, made, tmp_path, monkeypatch):

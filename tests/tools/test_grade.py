@@ -237,5 +237,23 @@ def test_who_waits_when_grading_stops_is_not_said_to_have_handed_in_nothing(cour
     assert {row.state for row in grade.grade_class(tmp_path, root=course)} == {"could not be graded"}
 
 
+def test_a_score_of_before_the_work_changed_does_not_stand_where_grading_stops(course, tmp_path, monkeypatch):
+    paths = [hand_in(course, tmp_path, student, solved=False) for student in ("ada", "bo")]
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            grader.Grader, "grade", lambda _, work: roster.Grade(work.student, work.lesson, "graded", 1.0, 2.0)
+        )
+        grade.grade_class(tmp_path, root=course)
+    paths[0].write_text("{}")
+    for again in (False, True):  # what did not change keeps its score
+        with monkeypatch.context() as patched:
+            patched.setattr(grader.Grader, "grade", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                grade.grade_class(tmp_path, root=course, again=again)
+        ada, bo = roster.read(tmp_path / "grades.csv").values()
+        assert (ada.state, ada.score) == ("not graded yet", None)
+        assert (bo.state, bo.score) == ("graded", 1.0)
+
+
 def interrupted(*_arguments):
     raise KeyboardInterrupt

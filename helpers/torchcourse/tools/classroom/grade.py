@@ -75,12 +75,12 @@ def grade_class(
         for key in submissions:
             digest = digests[key[1]] + staging.digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
             graded = key in table and table[key].state in ("graded", "needs manual grading")
-            if not again and record.is_graded(key, digest) and graded:
+            graded = record.is_graded(key, digest) and graded
+            if graded and not again:
                 table[key] = _followed(grader, key, table[key], record)
                 continue
-            record.digests[key] = digest
             changed.append(key)
-            if not graded:  # which a grader that is stopped leaves so
+            if not graded:  # which a grader that is stopped leaves so: a score of work that changed would be untrue
                 table[key] = Grade(*key, "not graded yet", None, None)
         try:
             _grade(grader, changed, table, record, cluster)
