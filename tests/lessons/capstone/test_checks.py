@@ -25,7 +25,7 @@ from torchcourse.checks import Wrong
 from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.lessons.capstone.checks import data, search, training
 from torchcourse.lessons.capstone.checks import milestones as check
-from torchcourse.lessons.capstone.checks.page import _judge_interval, _pixels, interval, made_up
+from torchcourse.lessons.capstone.checks.page import _judge_interval, _pixels, _refuse_swapped, interval, made_up
 from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.training import Monitor
 from verdicts import accepted, refused, todo
@@ -856,6 +856,38 @@ def swapped_counts(measured, page):
     seeds, cards = len(measured.tuned), len(measured.present)
     text = page.read_text().replace(f"{seeds} seeds", "A seeds").replace(f"{cards} cards", f"{seeds} cards")
     page.write_text(text.replace("A seeds", f"{cards} seeds"))
+
+
+COSTS = [
+    "It took {spent:.1f} CPU-seconds of a budget of {budget:.0f}.",
+    "CPU-seconds spent: {spent:.0f} (budget: {budget:.0f}).",
+    "Budget {budget:.0f} CPU-seconds, cost {spent:.1f}.",
+    "The budget was {budget:.1f} s, and we used {spent:.1f} s of it.",
+    "The budget was {budget:.1f} s, and {spent:.1f} s of it are spent.",
+    "Of the budget, {spent:.0f} of {budget:.0f} CPU-seconds were spent.",
+    "We spent, of the {budget:.0f} CPU-seconds in the budget, {spent:.0f}.",
+    "budget spent {budget:.1f} {spent:.1f}",
+    "spent budget {spent:.1f} {budget:.1f}",
+    "{spent:.0f} of {budget:.0f} CPU-seconds.",
+]
+
+
+@pytest.mark.parametrize("said", COSTS)
+def test_the_cost_may_be_said_in_many_ways(said):
+    told(said, spent=198.25, budget=240.0)
+
+
+@pytest.mark.parametrize("said", COSTS[:4])
+def test_cost_and_budget_in_each_others_place(said):
+    with pytest.raises(Wrong) as wrong:
+        told(said, spent=240.0, budget=198.25)
+    assert wrong.value.symptom == "cost_swapped"
+    assert "240 CPU-seconds were spent of a budget of 198" in wrong.value.hint
+
+
+def told(said, **numbers):
+    counts = {"present": 71.0, "tuned": 83.0, "seeds": 3, "cards": 62, "spent": 198.25, "budget": 240.0}
+    _refuse_swapped(said.format(**numbers), counts)
 
 
 def edited(old, new):

@@ -269,13 +269,23 @@ def _judge_text(page: _Page, measured: Measured) -> None:
 
 def _refuse_swapped(text: str, wanted: dict[str, float]) -> None:
     """Refuse pages that say it the wrong way round, twice, and so by no chance of wording."""
-    present, tuned, seeds, cards = list(wanted.values())[:4]
+    present, tuned, seeds, cards, spent, budget = wanted.values()
     named = [re.search(rf"{reader} reader[^\d]{{0,25}}({_NUMBER})", text, re.I) for reader in ("present", "tuned")]
     said = [float(found[1]) for found in named if found]
     if len(said) == 2 and _has(said[:1], tuned) and _has(said[1:], present):
         raise Wrong("readers_swapped", "The page gives each of the two readers the accuracy of the other one.")
     if re.search(rf"\b{cards} seeds", text) and re.search(rf"\b{seeds} cards", text):
         raise Wrong("counts_swapped", f"The page says {cards} seeds and {seeds} cards: it is the other way round.")
+    after = [
+        [float(number) for number in re.findall(rf"\b{words}\b[^\d.;]{{0,25}}({_NUMBER})", text, re.I)]
+        for words in (r"(?:took|spent|used|cost)(?!,? of\b)", "budget")
+    ]
+    if _has(after[0], budget, 0.51) and _has(after[1], spent, 0.51) and not _has(after[1], budget, 0.51):
+        raise Wrong(
+            "cost_swapped",
+            f"The page says that {budget:.0f} CPU-seconds were spent of a budget of {spent:.0f}: it is the other way "
+            "round.",
+        )
 
 
 def states(text: str, low: float, high: float) -> bool:
