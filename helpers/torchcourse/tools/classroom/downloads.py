@@ -99,9 +99,8 @@ class _Taker:
             return f"{shown} was left out: it has more than {staging.MOST / 2**20:.0f} MiB"
         found = self._students.get(key(member.name), set())
         student = next(iter(found)) if len(found) == 1 else _plain(f"{member.name}-{member.number}")
-        note = (
-            "" if len(found) == 1 else ", who is not in the roster" if not found else ", since several have this name"
-        )
+        unknown = ", since several have this name" if found else ", who is not in the roster"
+        note = "" if len(found) == 1 else unknown
         place = self._submitted / student / self._lesson
         return f"{shown} is {student}'s{note}{self._put(place / (_plain(Path(member.file).stem) + '.ipynb'), data)}"
 
