@@ -75,14 +75,12 @@ def check(body: Callable[[Any], str]) -> Callable[..., Checked]:
         exercise = f"{_lesson(body.__module__)}.{body.__name__}"
         state, message, symptom = _judge(body, learner)
         if not_run := unrun.sentence():
-            message = f"{not_run} {MEND}" if state == "not done" else f"{message}\n{not_run}"
+            mend = "Mend that line, run the cell, then run this one again."
+            message = f"{not_run} {mend}" if state == "not done" else f"{message}\n{not_run}"
         journal.record("check", exercise=exercise, state=state, symptom=symptom, message=message)
         return Checked(exercise, state, message, points, symptom)
 
     return run
-
-
-MEND = "Mend that line, run the cell, then run this one again."
 
 
 def _lesson(module: str) -> str:

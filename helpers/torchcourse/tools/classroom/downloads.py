@@ -113,10 +113,8 @@ class _Taker:
         before = [path for path in sorted(wanted.parent.glob("*.ipynb")) if path not in self._taken]
         same = [path for path in before if self._which(path, path) == name]
         moved = [_set_aside(path) for path in same if path != wanted or path.read_bytes() != data]
-        if wanted in same and wanted.name not in moved:  # this very file was collected before
-            wanted.unlink()
-        path = _free(wanted)
-        incoming.rename(path)
+        path = wanted if wanted in same else _free(wanted)
+        incoming.replace(path)
         self._taken.add(path)
         told = f", kept as {path.name} beside a file of the same name" if path != wanted else ""
         return told + (f", in the place of {', '.join(moved)}, which is in {EARLIER} now" if moved else "")
